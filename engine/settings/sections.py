@@ -1,0 +1,105 @@
+"""Encoder, data, optimiser and run: the sections that every method shares."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .strict import Float, Pair, Section, Triple
+
+SIZES = {  # width, depth, heads (Steiner et al., arXiv:2106.10270, table 2)
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large"]
+Share = Annotated[Float, Field(ge=0, le=1)]
+Positive = Annotated[Float, Field(gt=0)]
+NotNegative = Annotated[Float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Encoder(Section):
+    """A Vision Transformer: a named size, any part of which may be set by itself."""
+
+    name: ModelName = "vit_small"
+    image_size: Count = 224
+    patch_size: Count = 16
+    width: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
+    mlp_ratio: Positive = 4.0
+    position: Literal["sincos", "learned"] = "sincos"
+    class_position: bool = True  # whether the class token has a row of its own in a learned position table
+    registers: Annotated[int, Field(ge=0)] = 0
+    layer_scale: Positive | None = None
+    drop_path: Share = 0.0
+    freeze_patch_embed: bool = False
+    init: Literal["mocov3", "truncated_normal"] = "mocov3"
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
+    weights: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, depth and heads, the named size's where they are not set."""
+        width, depth, heads = SIZES[self.name]
+        return self.width or width, self.depth or depth, self.heads or heads
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+class Data(Section):
+    """Where the images come from. `batch_size` counts images of one step over all ranks."""
+
+    source: Literal["folder", "fractal"] = "folder"
+    root: str | None = None
+    val: str | None = None  # labelled images to evaluate on; root/val and root/test are found by themselves
+    batch_size: Count = 1024
+    workers: Annotated[int, Field(ge=0)] = 8
+    loader: Literal["auto", "pillow"] = "auto"
+    max_bad: Share = 0.1  # the run stops when more than this share of the images cannot be read
+    categories: Count = 32  # fractal: how many formulas
+    instances: Count = 64  # fractal: images drawn from each
+    fractal_size: Annotated[int, Field(ge=16)] = 96  # fractal: pixels along a side
+    fractal_points: Annotated[int, Field(ge=100)] = 20_000
+
+
+class Optim(Section):
+    """The optimiser and its schedule. The rate used is lr * batch_size / lr_scale, or lr where lr_scale is null."""
+
+    name: Literal["adamw", "lars"] = "adamw"
+    lr: Positive = 1.5e-4
+    lr_scale: Count | None = 256
+    min_lr: NotNegative = 0.0
+    schedule: Literal["cosine", "cosine_inclusive", "cosine_absolute", "quarter_cosine", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 0.0
+    weight_decay: NotNegative = 0.1
+    decay_1d: bool = True  # whether biases, norms and other vectors decay too
+    betas: Pair = (0.9, 0.999)
+    momentum: Share = 0.9  # lars
+    trust: Positive = 0.001  # lars
+    clip: Positive | None = None
+    clip_per: Literal["model", "tensor"] = "model"
+
+
+class Run(Section):
+    """How long, on what, and what is written. `epochs` gives the schedule its shape; `steps` or `minutes`, where
+    set, is the budget into which the whole schedule is compressed."""
+
+    epochs: Positive = 300.0
+    steps: Count | None = None
+    minutes: Positive | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
+    accumulate: Count = 1
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2
+    log_every: Count = 10
+    tensorboard: bool = True
+    knn: bool = True  # evaluate at the end where there are labels
+    knn_images: Count = 50_000  # at most so many of either split
