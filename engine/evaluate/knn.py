@@ -1,0 +1,105 @@
+"""Weighted nearest neighbours: how well do an encoder's features separate classes that it was never told?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.source import Source, open_source
+from ..errors import DataError, RecipeError
+from ..export import open_encoder
+from ..recipe import Recipe
+from ..vit import ViT
+from .features import features
+
+NEIGHBOURS = (10, 20, 100, 200)
+TEMPERATURE = 0.07
+
+
+def predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, classes: int, chunk: int = 512) -> Tensor:
+    """argmax_c sum over the k nearest i of [label_i = c] exp(cos(query, i) / 0.07), as DINO evaluates.
+
+    bank [N, D], labels [N], queries [M, D] -> [M]. Features need not be of unit norm.
+
+    >>> bank, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    >>> predict(bank, labels, torch.tensor([[3.0, 1.0], [1.0, 3.0]]), k=1, classes=2).tolist()
+    [0, 1]
+    """
+    bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
+    best = []
+    for part in queries.split(chunk):
+        similarity, nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(part), classes).to(part)
+        votes.scatter_add_(1, labels[nearest], (similarity / TEMPERATURE).exp())
+        best.append(votes.argmax(1))
+    return torch.cat(best)
+
+
+def accuracies(encoder: ViT, train: Source, val: Source | None, **reading: Any) -> dict[str, Any]:
+    """Top-1 in percent for each k. Without a second split, every tenth training image is held out."""
+    bank, labels = features(encoder, train, **reading)
+    if val is None:
+        held = torch.arange(len(labels)) % 10 == 9
+        queries, truth, bank, labels = bank[held], labels[held], bank[~held], labels[~held]
+    else:
+        queries, truth = features(encoder, val, **reading)
+    classes = len(train.classes or ())
+    top = {
+        f"k{k}": round(100 * (predict(bank, labels, queries, k, classes) == truth).float().mean().item(), 2)
+        for k in NEIGHBOURS
+        if k <= len(bank)
+    } or {f"k{len(bank)}": round(100 * (predict(bank, labels, queries, len(bank), classes) == truth).float().mean().item(), 2)}
+    split = "a held-out tenth" if val is None else "val"
+    return {"top1": top, "images": len(labels), "queries": len(truth), "classes": classes, "split": split}
+
+
+def headline(top: dict[str, float]) -> float:
+    """k = 20 where there are so many images, else the first."""
+    return top.get("k20", next(iter(top.values())))
+
+
+def trained_and_untrained(trained: ViT, untrained: ViT, recipe: Recipe, source: Source, device: torch.device) -> dict[str, Any]:
+    """The same measurement for an encoder and for the one that it began as."""
+    reading = {
+        "batch_size": 128,
+        "workers": recipe.data.workers,
+        "limit": recipe.run.knn_images,
+        "device": device,
+    }
+    val = open_source(recipe.data, recipe.run.seed, "val")
+    after = accuracies(trained, source, val, **reading)
+    before = accuracies(untrained.to(device), source, val, **reading)
+    return {**after, "untrained_top1": before["top1"]}
+
+
+def told(result: dict[str, Any]) -> str:
+    """One line: trained beside untrained."""
+    return (
+        f"kNN (k=20) top-1: {headline(result['top1']):.2f}% trained, {headline(result['untrained_top1']):.2f}% untrained "
+        f"({result['queries']} images of {result['split']} against {result['images']}, {result['classes']} classes)"
+    )
+
+
+def evaluate(
+    checkpoint: Path, data: Path | None, *, batch_size: int, workers: int, device: str, limit: int | None
+) -> dict[str, Any]:
+    """kNN of a checkpoint on a folder with train/ and val/, or on the data it was trained on."""
+    from ..train import pick_device
+
+    recipe, step, encoder = open_encoder(checkpoint)
+    where = recipe.data if data is None else recipe.data.model_copy(update={"source": "folder", "root": str(data), "val": None})
+    source = open_source(where, recipe.run.seed)
+    if source is None or source.classes is None:
+        raise DataError(f"--data {data}: no classes here; kNN needs a folder for each class")
+    val = open_source(where, recipe.run.seed, "val")
+    if val is not None and val.classes != source.classes:
+        raise RecipeError(f"--data {data}: the classes of train and val differ")
+    place = pick_device(device)
+    result = accuracies(
+        encoder.to(place), source, val, batch_size=batch_size, workers=workers, limit=limit, device=place
+    )
+    return {"protocol": "knn", "checkpoint": str(checkpoint), "step": step, **result}

@@ -1,0 +1,47 @@
+"""What stands on an encoder while it learns, and is thrown away afterwards: projectors and predictors."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import distributed
+
+
+class BatchNorm(nn.Module):
+    """Normalise each feature over the rows of all ranks: (x - mean) / sqrt(var + eps), scaled and shifted if affine.
+
+    Statistics are the batch's own, always: no method evaluates its heads, so no running average is kept. They are
+    reduced in fp32, on any backend, with the gradient flowing through the reduction, so that several ranks equal one
+    rank that holds all rows. x [N, D] -> [N, D]
+    """
+
+    def __init__(self, width: int, affine: bool = True, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if distributed.world() == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.over_ranks(x.float()).to(x.dtype)
+
+    def over_ranks(self, x: Tensor) -> Tensor:
+        rows = x.shape[0] * distributed.world()
+        x = x - distributed.sum_over_ranks(x.sum(0)) / rows  # centred first: a sum of squares would cancel
+        x = x * torch.rsqrt(distributed.sum_over_ranks(x.square().sum(0)) / rows + self.eps)
+        return x if self.weight is None or self.bias is None else x * self.weight + self.bias
+
+
+def batch_norm_mlp(widths: list[int]) -> nn.Sequential:
+    """Linear layers without bias, each followed by BatchNorm: affine and ReLU between layers, neither at the end.
+
+    The projector and predictor of MoCo v3 (arXiv:2104.02057, section 4.1), at PyTorch's default initialisation.
+    """
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        last = index == len(widths) - 2
+        layers += [nn.Linear(fan_in, fan_out, bias=False), BatchNorm(fan_out, affine=not last)]
+        layers += [] if last else [nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,104 @@
+"""MoCo v3 (Chen, Xie, He; arXiv:2104.02057): two views of an image agree, seen by a network and its slow copy.
+
+As published: InfoNCE both ways with factor 2 * temperature, keys of all ranks, no queue, BatchNorm heads whose batch
+statistics are taken for each view by itself, EMA over parameters only. The official code moves the teacher before it
+computes keys; here it moves after the step with the momentum of the step to come, which gives the same values.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitkiln import kernels
+
+from .. import distributed, plans
+from ..heads import batch_norm_mlp
+from ..settings import Encoder
+from ..settings.mocov3 import Settings
+from ..vit import ViT
+from ..vocabulary import Batch, Losses, View
+from .method import Method
+
+
+class MoCoV3(Method):
+    """loss = ctr(q1, k2) + ctr(q2, k1), ctr(q, k) = 2 t CE(q k^T / t) over the keys of all ranks."""
+
+    def __init__(self, settings: Settings, encoder: Encoder):
+        super().__init__(settings, encoder)
+        self.settings = settings
+        self.encoder = ViT(encoder)
+        hidden, output = settings.hidden, settings.output
+        self.projector = batch_norm_mlp([self.encoder.width, hidden, hidden, output])
+        self.predictor = batch_norm_mlp([output, hidden, output])
+        self.teacher = nn.ModuleList([copy.deepcopy(self.encoder), copy.deepcopy(self.projector)])
+        self.teacher.requires_grad_(False)
+
+    def views(self) -> tuple[View, ...]:
+        s = self.settings
+        return tuple(
+            View(
+                size=self.encoder.settings.image_size,
+                scale=s.crop_scale,
+                jitter=s.jitter,
+                jitter_probability=s.jitter_probability,
+                gray=s.gray,
+                blur=blur,
+                solarize=solarize,
+            )
+            for blur, solarize in zip(s.blur, s.solarize, strict=True)
+        )
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.losses(
+            batch,
+            [
+                self.encoder.class_token(images, branches=self.branches(batch, view))
+                for view, images in enumerate(batch.views)
+            ],
+        )
+
+    def losses(self, batch: Batch, seen: list[Tensor]) -> Losses:
+        """`seen` holds the student's class token of either view, [B, D], however it looked at it."""
+        first, second = (self.predictor(self.projector(token)) for token in seen)
+        first_keys, second_keys = (self.keys(view) for view in batch.views)
+        contrast = self.contrast(first, second_keys) + self.contrast(second, first_keys)
+        return Losses({"contrast": contrast}, {"spread": spread(first)})
+
+    def branches(self, batch: Batch, view: int) -> Tensor | None:
+        settings = self.encoder.settings
+        return plans.branches(batch, view, len(self.encoder.blocks), settings.drop_path)
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> Tensor:
+        encoder, projector = self.teacher
+        assert isinstance(encoder, ViT)
+        return distributed.gather(projector(encoder.class_token(view)))
+
+    def contrast(self, query: Tensor, keys: Tensor) -> Tensor:
+        t = self.settings.temperature
+        return 2 * t * kernels.info_nce(query, keys, t, offset=distributed.rank() * len(query)).mean()
+
+    def backbone(self) -> ViT:
+        return self.encoder
+
+    def after_step(self, progress: float) -> None:
+        momentum = 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
+        student = [*self.encoder.parameters(), *self.projector.parameters()]
+        move(list(self.teacher.parameters()), student, momentum)
+
+    def negatives(self, batch_size: int) -> int:
+        return batch_size - 1
+
+
+@torch.no_grad()
+def move(teacher: list[Tensor], student: list[Tensor], momentum: float) -> None:
+    """teacher += (1 - momentum) * (student - teacher): where the two are equal they stay equal, bit for bit."""
+    torch._foreach_lerp_(teacher, student, 1 - momentum)
+
+
+def spread(features: Tensor) -> Tensor:
+    """1 where unit-norm features fill the sphere, 0 where they have collapsed to a point. [N, D] -> scalar"""
+    return F.normalize(features.detach().float(), dim=-1).std(0).mean() * features.shape[-1] ** 0.5

@@ -1,0 +1,242 @@
+"""The training step and the loop around it: every method is trained by these lines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, distributed, methods, optim
+from .data.loader import Loader
+from .data.source import open_source
+from .divergence import explain, finite
+from .errors import Diverged, MissingBackend, Stopped
+from .finish import finish
+from .measure import StepClock, environment, peak_memory
+from .pace import Pace
+from .pictures import draw
+from .recipe import Recipe
+from .report import Reporter, log_file
+from .run_folder import RunFolder, choose
+from .signals import Signals
+from .vocabulary import Batch, Losses
+
+log = logging.getLogger("vitkiln")
+
+
+class Trainer:
+    """A recipe made real: method, optimiser, data and the place on the schedule."""
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe, self.device = recipe, device
+        self.source = open_source(recipe.data, recipe.run.seed)
+        torch.manual_seed(recipe.run.seed)
+        self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
+        self.lr = optim.effective_lr(recipe.optim, recipe.data.batch_size)
+        self.optimizer = optim.build(recipe.optim, self.method, self.lr, device)
+        self.pace = Pace(recipe.run, len(self.source) // recipe.data.batch_size)
+        if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
+            for block in self.method.backbone().blocks:
+                block.compile()
+        self.model = distributed.parallel(self.method, device)
+
+    def loader(self) -> Loader:
+        data, run = self.recipe.data, self.recipe.run
+        return Loader(
+            self.source,
+            self.method.views(),
+            batch_size=data.batch_size,
+            accumulate=run.accumulate,
+            seed=run.seed,
+            step=self.pace.step,
+            workers=data.workers,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            device=self.device,
+            max_bad=data.max_bad,
+        )
+
+    def precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16, self.recipe.run.precision == "bf16")
+
+    def unsynchronised(self, wait: bool) -> AbstractContextManager[object]:
+        """Gradients travel between ranks with the last micro-batch only."""
+        return self.model.no_sync() if wait and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
+
+
+def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
+    """One update from the micro-batches of one step; returns the mean of what they lost."""
+    optim.set_rate(trainer.optimizer, trainer.pace.rate(trainer.recipe.optim, trainer.lr))
+    seen = []
+    for index, batch in enumerate(batches):
+        with trainer.unsynchronised(index + 1 < len(batches)):
+            with trainer.precision():
+                losses = trainer.model(batch)
+            (losses.total / len(batches)).backward()
+        seen.append(losses)
+    optim.clip(trainer.method.parameters(), trainer.recipe.optim)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.pace.step += 1
+    trainer.method.after_step(trainer.pace.progress)
+    return average(seen)
+
+
+def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Signals) -> None:
+    """Step until the budget is used, reporting, saving and watching on the way."""
+    pace, run = trainer.pace, trainer.recipe.run
+    clock = StepClock()
+    loader = trainer.loader()
+    try:
+        batches = iter(loader)
+        while not pace.done:
+            began = time.perf_counter()
+            micro = [next(batches) for _ in range(run.accumulate)]
+            clock.waited += time.perf_counter() - began
+            rate = pace.rate(trainer.recipe.optim, trainer.lr)
+            losses = train_step(trainer, micro)
+            clock.steps += 1
+            pace.seconds = shared_seconds(trainer, pace.seconds + time.perf_counter() - began)
+            reporter.step(pace.position)
+            last = pace.done
+            if trainer.device.type == "cpu" or pace.step % run.log_every == 0 or last:
+                refuse_divergence(trainer, folder, losses, micro[-1])
+            if pace.step % run.log_every == 0 or last:
+                report(trainer, reporter, clock, losses, rate)
+            stopping = last or signals.stopping(trainer.device, pace.step, run.log_every)
+            if pace.step % run.checkpoint_every == 0 or stopping:
+                clock.pause(save(trainer, folder))
+            if stopping and not last:
+                raise Stopped(f"stopped at step {pace.step} and saved; the same command goes on from {folder.path}")
+    finally:
+        loader.close()
+
+
+def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
+    """Train a recipe to the end of its budget, evaluate and export the encoder; returns the run folder."""
+    device = pick_device(recipe.run.device)
+    with Signals() as signals:
+        with distributed.ranks(device):
+            trainer = Trainer(recipe, device)
+            folder = distributed.from_first_rank(choose(recipe, out, resume) if distributed.is_first() else None)
+            assert isinstance(folder, RunFolder)
+            train_in(trainer, folder, signals)
+        if distributed.is_first():
+            with log_file(folder.path / "train.log"):
+                finish(trainer.method, trainer.source, recipe, folder, device, trainer.pace.step)
+    return folder.path
+
+
+def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
+    """Open the folder, go back to where it stands, train, and say in status.json how it ended."""
+    first = distributed.is_first()
+    if first:
+        folder.hold().write(trainer.recipe, environment(trainer.device))
+    with log_file(folder.path / "train.log" if first else None):
+        if folder.resumed:
+            resume_from(trainer, folder)
+        elif first:
+            draw(trainer, folder.path / "samples")
+        announce(trainer, folder)
+        reporter = Reporter(folder if first else None, trainer.pace.planned, trainer.recipe.run.tensorboard)
+        with folder.standing(first, trainer.pace), reporter.running():
+            train(trainer, folder, reporter, signals)
+
+
+def resume_from(trainer: Trainer, folder: RunFolder) -> None:
+    assert folder.resumed is not None
+    state = checkpoint.restore(folder.resumed, trainer.method, trainer.optimizer)
+    trainer.pace.step, trainer.pace.seconds = state["step"], state["seconds"]
+    if distributed.is_first():
+        folder.cut_metrics(trainer.pace.step)
+    log.info("resumed from %s", folder.resumed)
+
+
+def announce(trainer: Trainer, folder: RunFolder) -> None:
+    """What is about to happen, in the lines that people look for first."""
+    recipe, pace = trainer.recipe, trainer.pace
+    learned = sum(parameter.numel() for parameter in trainer.method.parameters() if parameter.requires_grad)
+    size = recipe.data.batch_size
+    log.info("run folder %s", folder.path)
+    log.info(
+        "%s on %s, %s; %.1f M parameters learn; %d images, %d steps an epoch, %.0f steps",
+        recipe.method.name, trainer.device, recipe.run.precision, learned / 1e6, len(trainer.source),
+        pace.steps_per_epoch, pace.planned,
+    )  # fmt: skip
+    log.info(
+        "batch %d = %d ranks x %d micro-batches x %d images; lr %.3g; negatives per anchor: %s",
+        size, distributed.world(), recipe.run.accumulate, size // distributed.world() // recipe.run.accumulate,
+        trainer.lr, trainer.method.negatives(size // recipe.run.accumulate),
+    )  # fmt: skip
+
+
+def report(trainer: Trainer, reporter: Reporter, clock: StepClock, losses: Losses, rate: float) -> None:
+    """The numbers of this step, the same on all ranks."""
+    pace = trainer.pace
+    named = {"loss": losses.total, **losses.terms, **losses.metrics}
+    values = distributed.mean_over_ranks(torch.stack([value.detach().float() for value in named.values()])).tolist()
+    timing = clock.report(trainer.recipe.data.batch_size)
+    reporter.metrics(
+        {
+            "step": pace.step,
+            "epoch": pace.epoch,
+            **dict(zip(named, values, strict=True)),
+            "lr": rate,
+            **timing,
+            "peak_memory_bytes": peak_memory(trainer.device),
+            "seconds": pace.seconds,
+        },
+        pace.remaining(clock.seconds_per_step),
+    )
+
+
+def save(trainer: Trainer, folder: RunFolder) -> float:
+    """Write a checkpoint from the first rank; returns the seconds that it took."""
+    began = time.perf_counter()
+    if distributed.is_first():
+        state = {"seconds": trainer.pace.seconds, "recipe": trainer.recipe.to_yaml()}
+        checkpoint.save(folder.checkpoints, trainer.pace.step, trainer.method, trainer.optimizer, state)
+        checkpoint.prune(folder.checkpoints, trainer.recipe.run.keep_checkpoints)
+    return time.perf_counter() - began
+
+
+def refuse_divergence(trainer: Trainer, folder: RunFolder, losses: Losses, batch: Batch) -> None:
+    if not distributed.any_rank(not finite(losses), trainer.device):
+        return
+    good = checkpoint.newest(folder.checkpoints)
+    cause = explain(trainer.method, batch)
+    raise Diverged(f"step {trainer.pace.step}: the loss is not finite; {cause}; last good checkpoint: {good or 'none'}")
+
+
+def average(seen: list[Losses]) -> Losses:
+    """The mean of each term and metric over micro-batches, without gradient."""
+
+    def mean(part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([values[name].detach() for values in part]).mean() for name in part[0]}
+
+    return Losses(mean([losses.terms for losses in seen]), mean([losses.metrics for losses in seen]))
+
+
+def shared_seconds(trainer: Trainer, seconds: float) -> float:
+    """With a budget of minutes every rank follows the first one's clock; otherwise its own will do."""
+    if trainer.recipe.run.minutes is None:
+        return seconds
+    shared = distributed.from_first_rank(seconds)
+    assert isinstance(shared, float)
+    return shared
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is a GPU where there is one; each rank takes its own."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MissingBackend("run.device=cuda: PyTorch sees no GPU here; see `engine doctor`, or set run.device=cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", distributed.local_rank())
+    torch.cuda.set_device(device)
+    return device
+

@@ -1,0 +1,197 @@
+"""The Vision Transformer, in timm's parameter names, reading only the patches that its plan keeps."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitkiln import kernels
+
+from .positions import resample, sincos
+from .settings import Encoder
+from .vocabulary import Plan
+
+EVERYTHING = Plan()
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch."""
+
+    def __init__(self, width: int, value: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one packed projection."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(kernels.attention(self.qkv(x), self.heads))
+
+    def first_row(self, x: Tensor) -> Tensor:
+        """The first row of `forward`, for the price of keys and values. x [B, N, D] -> [B, 1, D]"""
+        width = x.shape[-1]
+        query = F.linear(x[:, :1], self.qkv.weight[:width], self.qkv.bias[:width])
+        key_value = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        return self.proj(kernels.class_attention(query, key_value, self.heads))
+
+
+class Mlp(nn.Module):
+    """Two layers with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. `branches` [B, 2] scales the two residual branches of each image (drop path)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, layer_scale: float | None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.ls1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
+        return self.rest(x, self.attn(self.norm1(x)), branches)
+
+    def first_row(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
+        """The first row of `forward`: [B, N, D] -> [B, 1, D]"""
+        return self.rest(x[:, :1], self.attn.first_row(self.norm1(x)), branches)
+
+    def rest(self, x: Tensor, attended: Tensor, branches: Tensor | None) -> Tensor:
+        first, second = (None, None) if branches is None else branches.unbind(1)
+        x = x + scaled(self.ls1(attended), first)
+        return x + scaled(self.ls2(self.mlp(self.norm2(x))), second)
+
+
+def scaled(branch: Tensor, factor: Tensor | None) -> Tensor:
+    return branch if factor is None else branch * factor[:, None, None]
+
+
+class PatchEmbed(nn.Module):
+    """Holds the projection under timm's name; `kernels.patch_embed` applies it."""
+
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
+
+
+class ViT(nn.Module):
+    """Vision Transformer (Dosovitskiy et al., arXiv:2010.11929) without a head.
+
+    Its state_dict is that of timm's VisionTransformer with `num_classes=0`, so either loads the other's.
+    """
+
+    def __init__(self, settings: Encoder):
+        super().__init__()
+        self.settings = settings
+        self.width, depth, heads = settings.shape
+        self.grid = settings.image_size // settings.patch_size
+        self.prefix = 1 + settings.registers
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width))
+        if settings.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, settings.registers, self.width))
+        rows = self.grid**2 + self.prefix * settings.class_position
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.width), settings.position == "learned")
+        self.patch_embed = PatchEmbed(settings.patch_size, self.width)
+        self.blocks = nn.ModuleList(
+            Block(self.width, heads, settings.mlp_ratio, settings.layer_scale) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+        initialise(self)
+        self.patch_embed.requires_grad_(not settings.freeze_patch_embed)
+
+    def forward(self, images: Tensor, plan: Plan = EVERYTHING, branches: Tensor | None = None) -> Tensor:
+        """Tokens after the last norm: prefix (class, registers), then the kept patches in the plan's order.
+
+        images uint8 or float [B, H, W, 3] or [B, 3, H, W]; branches [B, depth, 2] or None -> [B, prefix + K, D]
+        """
+        x = self.embed(images, plan)
+        for index, block in enumerate(self.blocks):
+            x = block(x, None if branches is None else branches[:, index])
+        return self.norm(x)
+
+    def class_token(self, images: Tensor, plan: Plan = EVERYTHING, branches: Tensor | None = None) -> Tensor:
+        """The class token of `forward`, its last block computing only what is read: [B, D]"""
+        x = self.embed(images, plan)
+        *blocks, last = self.blocks
+        for index, block in enumerate(blocks):
+            x = block(x, None if branches is None else branches[:, index])
+        return self.norm(last.first_row(x, None if branches is None else branches[:, -1]))[:, 0]
+
+    def embed(self, images: Tensor, plan: Plan) -> Tensor:
+        """Gather what is kept, project it, tell it its place: [B, prefix + K, D], in fp32 under autocast."""
+        prefix, position = self.positions(self.grid_of(images))
+        x = kernels.patch_embed(
+            images,
+            self.patch_embed.proj.weight,
+            self.patch_embed.proj.bias,
+            position,
+            prefix,
+            plan.keep,
+            plan.place,
+            self.settings.mean,
+            self.settings.std,
+        )
+        return x.float() if x.dtype != torch.float64 else x
+
+    def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The prefix rows with their positions [prefix, D], and the patches' table for this grid [P, D]."""
+        prefix = torch.cat([self.cls_token, self.reg_token], 1) if self.settings.registers else self.cls_token
+        table = self.pos_embed[0]
+        if self.settings.class_position:
+            prefix, table = prefix + table[: self.prefix], table[self.prefix :]
+        if grid != (self.grid, self.grid):
+            table = resample(table, (self.grid, self.grid), grid, self.settings.position)
+        return prefix[0], table
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[1:3] if images.shape[-1] == 3 else images.shape[2:]
+        size = self.settings.patch_size
+        if height % size or width % size:
+            raise ValueError(f"images: {height} x {width} pixels; must be multiples of the patch size {size}")
+        return height // size, width // size
+
+
+@torch.no_grad()
+def initialise(vit: ViT) -> None:
+    """Published initialisations: MoCo v3's (Xavier-uniform, qkv as three matrices) or truncated normal 0.02."""
+    position = vit.pos_embed[0, -(vit.grid**2) :]
+    if vit.settings.position == "sincos":
+        position.copy_(sincos((vit.grid, vit.grid), vit.width))
+    else:
+        nn.init.trunc_normal_(vit.pos_embed, std=0.02)
+    for tokens in (vit.cls_token, getattr(vit, "reg_token", None)):
+        if tokens is not None:
+            nn.init.normal_(tokens, std=1e-6)
+    mocov3 = vit.settings.init == "mocov3"
+    for name, module in vit.named_modules():
+        if isinstance(module, nn.Linear):
+            _xavier(module, 3 if name.endswith("qkv") else 1) if mocov3 else nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    if mocov3:
+        bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
+        nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
+        nn.init.zeros_(vit.patch_embed.proj.bias)
+
+
+def _xavier(linear: nn.Linear, parts: int) -> None:
+    bound = (6 / (linear.out_features // parts + linear.in_features)) ** 0.5
+    nn.init.uniform_(linear.weight, -bound, bound)
