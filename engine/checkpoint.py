@@ -21,10 +21,13 @@ from torch import Tensor, nn
 from .errors import RecipeError
 
 log = logging.getLogger("vitkiln")
-WEIGHTS, OPTIMIZER, STATE, MANIFEST = "method.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+WEIGHTS, OPTIMIZER, STATE = "method.safetensors", "optimizer.safetensors", "state.json"
+RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 
 
-def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], recipe: str
+) -> Path:
     """Write `folder/step-NNNNNNN` whole or not at all, and point LATEST at it."""
     target = folder / f"step-{step:07d}"
     draft = folder / f".{target.name}.{os.getpid()}"
@@ -34,6 +37,7 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
     save_file(contiguous(method.state_dict()), draft / WEIGHTS)
     save_file({**contiguous(tensors), "random_state": torch.get_rng_state()}, draft / OPTIMIZER)
     (draft / STATE).write_text(json.dumps({**state, "step": step, "groups": groups}, indent=1))
+    (draft / RECIPE).write_text(recipe)
     seal(draft)
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from . import checkpoint, methods
 from .errors import RecipeError
-from .positions import resample
-from .recipe import Recipe, loads
+from .recipe import Recipe, load
 from .settings import Encoder
 from .vit import ViT
 
@@ -75,38 +72,11 @@ def open_encoder(source: Path) -> tuple[Recipe, int, ViT]:
     """The recipe, the step and the encoder of a checkpoint folder or run folder."""
     found = checkpoint.named(source)
     state = json.loads((found / checkpoint.STATE).read_text())
-    recipe = loads(state["recipe"], found / checkpoint.STATE)
-    method = methods.find(recipe.method.name)(recipe.method, recipe.encoder)
+    recipe = load(found / checkpoint.RECIPE, short=False)
+    bare = recipe.encoder.model_copy(update={"weights": None})  # where it began may be gone by now
+    method = methods.find(recipe.method.name)(recipe.method, bare)
     method.load_state_dict(load_file(found / checkpoint.WEIGHTS))
     return recipe, int(state["step"]), method.backbone()
-
-
-def load_weights(encoder: ViT, path: Path) -> None:
-    """Start an encoder from exported weights, ours or timm's, resampling positions where the grid differs."""
-    if not path.is_file():
-        raise RecipeError(f"encoder.weights={path}: no such file; expected a .safetensors file under timm's names")
-    state = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("head.")}
-    if "pos_embed" in state:
-        state["pos_embed"] = fitted(state["pos_embed"], encoder)
-    wrong = [
-        name
-        for name, tensor in encoder.state_dict().items()
-        if name not in state or state[name].shape != tensor.shape
-    ]
-    if wrong or set(state) - set(encoder.state_dict()):
-        first = (wrong or sorted(set(state) - set(encoder.state_dict())))[0]
-        raise RecipeError(f"encoder.weights={path}: {first} is missing, left over or of another shape; check the encoder's size")
-    encoder.load_state_dict(state)
-
-
-def fitted(table: Tensor, encoder: ViT) -> Tensor:
-    prefix = encoder.prefix * encoder.settings.class_position
-    old = round((table.shape[1] - prefix) ** 0.5)
-    if old == encoder.grid or old**2 != table.shape[1] - prefix:
-        return table
-    kind = encoder.settings.position
-    patches = resample(table[0, prefix:], (old, old), (encoder.grid, encoder.grid), kind)
-    return torch.cat([table[0, :prefix], patches])[None]
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from . import checkpoint, distributed, methods, optim
 from .data.loader import Loader
+from .data.order import Order
 from .data.source import open_source
+from .device import pick_device
 from .divergence import explain, finite
-from .errors import Diverged, MissingBackend, Stopped
+from .errors import Diverged, RecipeError, Stopped
 from .finish import finish
 from .measure import StepClock, environment, peak_memory
 from .pace import Pace
@@ -33,12 +35,15 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe, self.device = recipe, device
-        self.source = open_source(recipe.data, recipe.run.seed)
+        source = open_source(recipe.data, recipe.run.seed)
+        assert source is not None  # only a second split may be absent
+        self.source = source
+        self.order = in_steps(recipe, len(source))
         torch.manual_seed(recipe.run.seed)
         self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
         self.lr = optim.effective_lr(recipe.optim, recipe.data.batch_size)
         self.optimizer = optim.build(recipe.optim, self.method, self.lr, device)
-        self.pace = Pace(recipe.run, len(self.source) // recipe.data.batch_size)
+        self.pace = Pace(recipe.run, self.order.steps_per_epoch)
         if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
             for block in self.method.backbone().blocks:
                 block.compile()
@@ -66,6 +71,19 @@ class Trainer:
     def unsynchronised(self, wait: bool) -> AbstractContextManager[object]:
         """Gradients travel between ranks with the last micro-batch only."""
         return self.model.no_sync() if wait and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
+
+
+def in_steps(recipe: Recipe, images: int) -> Order:
+    """How the images fill steps; refused before anything is written."""
+    data, accumulate, world = recipe.data, recipe.run.accumulate, distributed.world()
+    if data.batch_size % (accumulate * world):
+        least = accumulate * world
+        nearest = max(1, round(data.batch_size / least)) * least
+        raise RecipeError(
+            f"data.batch_size={data.batch_size}: does not divide into {world} ranks x {accumulate} micro-batches; "
+            f"the nearest is {nearest}"
+        )
+    return Order(images, data.batch_size, seed=recipe.run.seed, accumulate=accumulate, world=world)
 
 
 def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
@@ -198,8 +216,10 @@ def save(trainer: Trainer, folder: RunFolder) -> float:
     """Write a checkpoint from the first rank; returns the seconds that it took."""
     began = time.perf_counter()
     if distributed.is_first():
-        state = {"seconds": trainer.pace.seconds, "recipe": trainer.recipe.to_yaml()}
-        checkpoint.save(folder.checkpoints, trainer.pace.step, trainer.method, trainer.optimizer, state)
+        pace, state = trainer.pace, {"seconds": trainer.pace.seconds}
+        checkpoint.save(
+            folder.checkpoints, pace.step, trainer.method, trainer.optimizer, state, trainer.recipe.to_yaml()
+        )
         checkpoint.prune(folder.checkpoints, trainer.recipe.run.keep_checkpoints)
     return time.perf_counter() - began
 
@@ -228,15 +248,3 @@ def shared_seconds(trainer: Trainer, seconds: float) -> float:
     shared = distributed.from_first_rank(seconds)
     assert isinstance(shared, float)
     return shared
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto` is a GPU where there is one; each rank takes its own."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise MissingBackend("run.device=cuda: PyTorch sees no GPU here; see `engine doctor`, or set run.device=cpu")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", distributed.local_rank())
-    torch.cuda.set_device(device)
-    return device
-

@@ -1,5 +1,7 @@
 """The Vision Transformer, in timm's parameter names, reading only the patches that its plan keeps."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +11,17 @@ from vitkiln import kernels
 from .positions import resample, sincos
 from .settings import Encoder
 from .vocabulary import Plan
+from .weights import load_weights
 
 EVERYTHING = Plan()
+
+
+def build(settings: Encoder) -> "ViT":
+    """The encoder of a recipe: initialised, or begun with the weights that it names."""
+    encoder = ViT(settings)
+    if settings.weights:
+        load_weights(encoder, Path(settings.weights))
+    return encoder
 
 
 class LayerScale(nn.Module):

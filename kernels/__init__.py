@@ -1,1 +1,22 @@
-"""Operators on images, patches and tokens, usable alone: they know torch and Triton, nothing of the engine."""
+"""Operators on images, patches and tokens, usable alone: they know torch and Triton, not the engine."""
+
+from ._shared.choice import use
+from ._shared.philox import uniform
+from .attention import attention, class_attention
+from .contrastive import info_nce
+from .detection_loss import detection_loss
+from .patch_embed import patch_embed
+from .place_tokens import place_tokens
+from .sample_tokens import sample_tokens
+
+__all__ = [
+    "attention",
+    "class_attention",
+    "detection_loss",
+    "info_nce",
+    "patch_embed",
+    "place_tokens",
+    "sample_tokens",
+    "uniform",
+    "use",
+]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.source import Source, open_source
+from ..device import pick_device
 from ..errors import DataError, RecipeError
 from ..export import open_encoder
 from ..recipe import Recipe
@@ -88,8 +89,6 @@ def evaluate(
     checkpoint: Path, data: Path | None, *, batch_size: int, workers: int, device: str, limit: int | None
 ) -> dict[str, Any]:
     """kNN of a checkpoint on a folder with train/ and val/, or on the data it was trained on."""
-    from ..train import pick_device
-
     recipe, step, encoder = open_encoder(checkpoint)
     where = recipe.data if data is None else recipe.data.model_copy(update={"source": "folder", "root": str(data), "val": None})
     source = open_source(where, recipe.run.seed)

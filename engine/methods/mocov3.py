@@ -18,7 +18,7 @@ from .. import distributed, plans
 from ..heads import batch_norm_mlp
 from ..settings import Encoder
 from ..settings.mocov3 import Settings
-from ..vit import ViT
+from ..vit import ViT, build
 from ..vocabulary import Batch, Losses, View
 from .method import Method
 
@@ -29,7 +29,7 @@ class MoCoV3(Method):
     def __init__(self, settings: Settings, encoder: Encoder):
         super().__init__(settings, encoder)
         self.settings = settings
-        self.encoder = ViT(encoder)
+        self.encoder = build(encoder)
         hidden, output = settings.hidden, settings.output
         self.projector = batch_norm_mlp([self.encoder.width, hidden, hidden, output])
         self.predictor = batch_norm_mlp([output, hidden, output])

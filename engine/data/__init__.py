@@ -1,0 +1,1 @@
+"""Images in, augmented batches on the device out; knows no method."""

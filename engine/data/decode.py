@@ -1,0 +1,48 @@
+"""From a file to an RGB image: whatever Pillow can read is used, whatever it cannot is told in one line."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .source import BadImage
+
+
+def decode(path: str) -> Image.Image:
+    """The picture as 8-bit RGB: transparency is dropped and deeper grey values are scaled, not cut off. BadImage."""
+    try:
+        return rgb(read(path))
+    except Exception as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
+        raise BadImage(path, reason(error)) from None
+
+
+def read(path: str) -> Image.Image:
+    data = Path(path).read_bytes()
+    if not data:
+        raise ValueError("the file is empty")
+    with warnings.catch_warnings():  # one of them for each large or odd picture would bury the log
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # I;16 and its orders of bytes, and I, in which older Pillow gives 16-bit PNG
+        deep = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((deep + 128) // 257).clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{error}" or type(error).__name__

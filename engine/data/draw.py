@@ -1,0 +1,72 @@
+"""The random numbers of one crop: a function of (seed, epoch, view, sample id) and of nothing else."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitkiln.kernels.augment_views import columns
+
+from ..vocabulary import View
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+TRIES = 10
+UNIFORMS = 4 * TRIES + 16  # the crop's tries, then the colours
+IDENTITY = columns.identity()
+
+
+def generator(seed: int, epoch: int, view: int, sample: int, attempt: int = 0) -> np.random.Generator:
+    """Counter-based: Philox keyed by (seed, epoch), its counter set to (0, attempt, view, sample id)."""
+    key = np.array([seed, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64)))
+
+
+def uniforms(seed: int, epoch: int, view: int, sample: int) -> list[float]:
+    return generator(seed, epoch, view, sample).random(UNIFORMS).tolist()
+
+
+def crop_box(numbers: list[float], width: int, height: int, view: View) -> Box:
+    """A box of random area and, on a logarithmic scale, random aspect that fits; else the largest central one.
+
+    Ten tries, as torchvision's RandomResizedCrop makes them; `numbers` are at least 40 uniform ones.
+    """
+    (smallest, largest), (narrow, wide) = view.scale, (math.log(ratio) for ratio in view.ratio)
+    for i in range(TRIES):
+        share, shape, x, y = numbers[4 * i : 4 * i + 4]
+        area = (smallest + share * (largest - smallest)) * width * height
+        aspect = math.exp(narrow + shape * (wide - narrow))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    return central_box(width, height, view.ratio)
+
+
+def central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
+    """What `augment_views` is to do to a crop, one row of its parameters; `numbers` are those of the crop box."""
+    u = numbers[4 * TRIES :]
+    row = IDENTITY.copy()
+    row[columns.FLIP] = u[0] < view.flip
+    if u[1] < view.jitter_probability:
+        *strengths, hue = view.jitter
+        row[columns.JITTER] = 1
+        row[columns.ORDER] = sorted(range(4), key=u[2:6].__getitem__)
+        row[columns.FACTORS] = [between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)]
+        row[columns.HUE] = between(-hue, hue, u[9])
+    row[columns.GRAY] = u[10] < view.gray
+    if u[11] < view.blur:
+        row[columns.SIGMA] = between(*view.blur_sigma, u[12])
+    if u[13] < view.solarize:
+        row[columns.THRESHOLD] = 128
+    return row
+
+
+def between(low: float, high: float, uniform: float) -> float:
+    return low + uniform * (high - low)

@@ -1,0 +1,97 @@
+"""Images in folders: one folder a class, or all of them anywhere below one."""
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from ..errors import DataError
+from .decode import decode
+from .index import SUFFIXES, Index, open_index
+from .source import Split
+
+VALIDATION = ("val", "validation", "test")
+
+
+class FolderSource:
+    """The images of an index. `classes` may be another folder's, whose numbers the labels then are."""
+
+    def __init__(self, index: Index, classes: tuple[str, ...] | None = None):
+        self.index = index
+        self.classes = index.classes if index.classes is None or classes is None else classes
+        self.labels: NDArray[np.int32] = index.labels
+        if self.classes is not None and index.classes is not None and self.classes != index.classes:
+            numbers = renumber(index, self.classes)
+            self.labels = numbers[index.labels]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def image(self, index: int) -> Image:
+        return decode(self.index.path(index))
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return self.index.path(index)
+
+
+def renumber(index: Index, classes: tuple[str, ...]) -> NDArray[np.int32]:
+    number = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in index.classes or () if name not in number]
+    if unknown:
+        raise DataError(
+            f"{index.root}: class {unknown[0]!r} is not among the {len(classes)} classes of the training images"
+            f"{nearest(unknown[0], classes)}"
+        )
+    return np.array([number[name] for name in index.classes or ()], np.int32)
+
+
+def open_folder(root: str | None, val: str | None, split: Split) -> FolderSource | None:
+    """The training images are in root/train where there is one, else in root; the others in `val` or beside train."""
+    if root is None:
+        raise DataError("data.root: null; must be the folder of the images")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data.root: {str(folder)!r} {absence(folder)}")
+    split_apart = (folder / "train").is_dir()
+    train = folder / "train" if split_apart else folder
+    if split == "train":
+        return FolderSource(filled(train, "data.root"))
+    if val is not None:
+        place = Path(val).expanduser()
+        if not place.is_dir():
+            raise DataError(f"data.val: {str(place)!r} {absence(place)}")
+        return FolderSource(filled(place, "data.val"), open_index(str(train)).classes)
+    for name in VALIDATION if split_apart else ():
+        if (folder / name).is_dir():
+            return FolderSource(filled(folder / name, "data.root"), open_index(str(train)).classes)
+    return None
+
+
+def filled(folder: Path, key: str) -> Index:
+    index = open_index(str(folder))
+    if not len(index):
+        kinds = ", ".join(suffix.decode() for suffix in SUFFIXES[:6])
+        raise DataError(
+            f"{key}: no image in {str(folder)!r} or below it; must hold files named {kinds}, ..., "
+            "in one folder for each class or in any folders at all"
+        )
+    return index
+
+
+def absence(folder: Path) -> str:
+    if folder.exists():
+        return "is a file; must be the folder of the images"
+    siblings = os.listdir(folder.parent) if os.access(folder.parent, os.R_OK) and folder.parent.is_dir() else []
+    return f"does not exist; must be the folder of the images{nearest(folder.name, siblings)}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, names, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,120 @@
+"""From a source to batches on the device: shuffled, decoded and cut by workers, coloured where they are used."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vitkiln.kernels.augment_views import augment_views
+
+from ..errors import DataError
+from ..vocabulary import Batch, View
+from .crops import Crops, Cutter, Task
+from .order import Order
+from .source import Source
+from .workers import Stream
+
+AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
+log = logging.getLogger("vitkiln")
+
+
+class Loader:
+    """Batches without end, from step `step` on; the same for any number of workers, ranks and restarts.
+
+    `batch_size` counts the images of one step over all ranks and micro-batches; each step is `accumulate` batches.
+    Broken images are replaced, logged once and kept in `bad`. DataError where more than `max_bad` of the images are
+    broken, where a worker dies, and where the source does not fill one step; ValueError where batch_size does not
+    divide by accumulate * world.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: tuple[View, ...],
+        *,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int,
+        step: int = 0,
+        workers: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device,
+        max_bad: float,
+    ):
+        self.order = Order(len(source), batch_size, seed=seed, accumulate=accumulate, rank=rank, world=world)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.cutter = Cutter(source, views, seed)
+        self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
+        self.bad: dict[str, str] = {}
+        self.streams: list[Stream[Crops]] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = Stream(self.cutter, self.tasks(), self.workers, pin=self.device.type == "cuda")
+        self.streams.append(stream)
+        step = self.step
+        while True:
+            for micro in range(self.order.accumulate):
+                yield self.batch(stream, step, torch.from_numpy(self.order.ids(step, micro)))
+            step += 1
+
+    def tasks(self) -> Iterator[Task]:
+        order = Order(
+            self.order.length,
+            self.order.batch_size,
+            seed=self.order.seed,
+            accumulate=self.order.accumulate,
+            rank=self.order.rank,
+            world=self.order.world,
+        )
+        step = self.step
+        while True:
+            for micro in range(order.accumulate):
+                ids = order.ids(step, micro)
+                for start in range(0, len(ids), AT_ONCE):
+                    yield Task(order.epoch(step), ids[start : start + AT_ONCE])
+            step += 1
+
+    def batch(self, stream: Stream[Crops], step: int, ids: Tensor) -> Batch:
+        parts = [self.checked(next(stream)) for _ in range(0, len(ids), AT_ONCE)]
+        pictures = [self.together([part.views[number] for part in parts]) for number in range(len(parts[0].views))]
+        rows = [self.together([part.parameters[n] for part in parts]) for n in range(len(pictures))]
+        return Batch(
+            views=tuple(augment_views(*pair) for pair in zip(pictures, rows, strict=True)),
+            ids=self.together([ids]),
+            seed=self.together([torch.tensor([self.order.seed, step])]),
+            labels=None if self.cutter.source.classes is None else self.together([part.labels for part in parts]),
+        )
+
+    def together(self, parts: list[Tensor]) -> Tensor:
+        """One tensor on the device. On CUDA nothing waits: the parts are, or are put, in pinned memory."""
+        if self.device.type != "cuda":
+            return torch.cat(parts).to(self.device)
+        whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device)
+        start = 0
+        for part in parts:
+            pinned = part if part.is_pinned() else part.pin_memory()
+            whole[start : start + len(part)].copy_(pinned, non_blocking=True)
+            start += len(part)
+        return whole
+
+    def checked(self, crops: Crops) -> Crops:
+        for path, reason in crops.bad:
+            if path not in self.bad:
+                self.bad[path] = reason
+                log.warning("%s: %s; another image takes its place", path, reason)
+        total = self.order.length
+        limit = max(1, int(self.max_bad * total)) if self.max_bad else 0
+        if not crops.complete or len(self.bad) > limit:
+            path, reason = next(iter(self.bad.items()))
+            raise DataError(
+                f"{len(self.bad)} of {total} images cannot be read and data.max_bad, {self.max_bad:g}, allows "
+                f"{limit}; the first is {path}: {reason}. engine check-data lists them all."
+            )
+        return crops
+
+    def close(self) -> None:
+        """End the worker processes."""
+        while self.streams:
+            self.streams.pop().close()

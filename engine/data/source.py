@@ -1,0 +1,55 @@
+"""What the loader asks of a set of images, and the door through which a recipe's one is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..settings import Data
+
+Split = Literal["train", "val"]
+
+
+class BadImage(Exception):
+    """A file that cannot be used as an image, and why; the loader replaces it and goes on."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+
+class Source(Protocol):
+    """Images by index, in an order that is the same wherever it is asked for. Small to pickle, cheap to fork."""
+
+    classes: tuple[str, ...] | None  # None: no labels
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image:
+        """The image in mode RGB; raises BadImage."""
+        ...
+
+    def label(self, index: int) -> int:
+        """The place of its class in `classes`, or -1 where there are none."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Its path, or what stands for one."""
+        ...
+
+
+def open_source(data: Data, seed: int, split: Split = "train") -> Source | None:
+    """The images of one split of a recipe's data; None where there is no such split.
+
+    DataError, naming the folder, where the training images cannot be used or `data.val` was given and cannot be.
+    """
+    if data.source == "fractal":
+        from .fractal import Fractals
+
+        return Fractals(data, seed, split)
+    from .folder import open_folder
+
+    return open_folder(data.root, data.val, split)

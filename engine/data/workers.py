@@ -1,0 +1,102 @@
+"""Work done in other processes, in order, of which a dead one is an error that says so and never a wait."""
+
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import DataError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AHEAD = 4  # tasks that each worker has before it
+
+
+class Work(Dataset[Any]):
+    """A function of a task as the dataset that PyTorch's loader wants."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self.function = function
+
+    def __getitem__(self, task: Any) -> Any:
+        return self.function(task)
+
+
+class Stream(Iterator[Result]):
+    """The results of `function` for each of the tasks, which may be endless, in their order.
+
+    With workers > 0 in so many processes, else here when they are asked for. DataError where a process dies.
+    """
+
+    def __init__(self, function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, pin: bool = False):
+        loader: DataLoader[Result] = DataLoader(
+            Work(function),
+            batch_size=None,
+            sampler=tasks,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=same,
+            pin_memory=pin,
+            prefetch_factor=AHEAD if workers else None,
+            multiprocessing_context=start_method() if workers else None,
+            worker_init_fn=leave_signals,
+            generator=torch.Generator(),  # else a number would be drawn from the run's own
+        )
+        with own_child_handler():
+            self.results = iter(loader)
+        self.end = weakref.finalize(self, shut_down, self.results)
+
+    def __next__(self) -> Result:
+        try:
+            return next(self.results)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self.close()
+            raise DataError(
+                f"A process that reads images died ({str(error).splitlines()[0].strip()}). Either memory ran out, "
+                "shared memory (/dev/shm) is too small for data.workers processes, or somebody ended it; "
+                "fewer data.workers need less of both."
+            ) from None
+
+    def close(self) -> None:
+        """End the processes now."""
+        self.end()
+
+
+def same(result: Result) -> Result:
+    return result
+
+
+def start_method() -> str:
+    """fork starts at once and shares what is loaded; a CUDA context does not survive it."""
+    return "forkserver" if torch.cuda.is_initialized() else "fork"
+
+
+def leave_signals(worker: int) -> None:
+    """The main process decides when to end: a signal for the whole group must not take the images away from it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class own_child_handler:  # noqa: N801  a context manager
+    """Undo PyTorch's handler of SIGCHLD, which raises in whatever line the main thread is at; the death of a worker
+    is found all the same, when the next result is asked for."""
+
+    def __enter__(self) -> None:
+        self.main = threading.current_thread() is threading.main_thread()
+        self.before = signal.getsignal(signal.SIGCHLD)
+
+    def __exit__(self, *_: object) -> None:
+        if self.main and self.before is not None:
+            signal.signal(signal.SIGCHLD, self.before)
+
+
+def shut_down(results: Any) -> None:
+    """Also run at exit: workers that do not hear SIGTERM would be waited for."""
+    end = getattr(results, "_shutdown_workers", None)
+    if end is not None:
+        end()

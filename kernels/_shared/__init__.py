@@ -1,0 +1,1 @@
+"""What several rooms need: the choice of an implementation, random numbers, argument errors, registration."""

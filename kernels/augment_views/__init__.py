@@ -1,0 +1,5 @@
+"""Colour, blur and flip of many crops at once, to the bit as Pillow does them one by one."""
+
+from .op import augment_views
+
+__all__ = ["augment_views"]

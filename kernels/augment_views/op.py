@@ -1,0 +1,47 @@
+"""`augment_views`: schema, shapes and the choice of an implementation. Pixels of 8 bits have no gradient."""
+
+import torch
+from torch import Tensor
+
+from .._shared.checks import beside, refusal
+from .._shared.choice import choose
+from .._shared.registration import operator
+from . import columns, reference
+
+TOGETHER = 64  # images: the reference's temporaries are some forty times the size of its input
+
+
+@operator("augment_views")
+def augment(images: Tensor, parameters: Tensor) -> Tensor:
+    parts = zip(images.split(TOGETHER), parameters.split(TOGETHER), strict=True)
+    return torch.cat([reference.augment_views(*part) for part in parts])
+
+
+@augment.register_fake
+def _(images: Tensor, parameters: Tensor) -> Tensor:
+    return images.new_empty(images.shape)
+
+
+def augment_views(images: Tensor, parameters: Tensor) -> Tensor:
+    """out = flip(solarize(blur(gray(jitter(image))))), each step of an image only where its row asks for it
+
+    Colour jitter, grey, Gaussian blur, solarisation and mirroring of a batch of crops, with Pillow's definitions and
+    its rounding to 8 bits between the operations, so that a picture is the same to the bit as one made by Pillow.
+    images uint8 [B, H, W, 3]; parameters float32 [B, 13] on the same device, whose columns `columns.py` names; the
+    result is a new uint8 [B, H, W, 3]. Nothing is random here and nothing waits for the device. A blur of sigma above
+    2.44 is not supported and not looked for. ValueError where a type, shape or device does not fit.
+
+    >>> from vitkiln.kernels.augment_views import columns
+    >>> row = torch.from_numpy(columns.identity())[None]
+    >>> row[0, columns.GRAY] = 1
+    >>> augment_views(torch.tensor([[[[200, 100, 50]]]], dtype=torch.uint8), row).tolist()
+    [[[[124, 124, 124]]]]
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+        raise refusal("images", images, "uint8 [B, H, W, 3]")
+    if parameters.dtype != torch.float32 or parameters.shape != (images.shape[0], columns.COUNT):
+        raise refusal("parameters", parameters, f"float32 [{images.shape[0]}, {columns.COUNT}]")
+    beside("parameters", parameters, "images", images)
+    if choose("augment_views", "it has no Triton kernel", expected=False) == "reference":
+        return reference.augment_views(images, parameters)
+    return augment(images, parameters)

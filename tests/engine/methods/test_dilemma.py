@@ -1,0 +1,134 @@
+import math
+
+import pytest
+import torch
+
+from vitkiln.engine.methods import find
+from vitkiln.engine.settings import Encoder, dilemma, mocov3
+from vitkiln.engine.settings.sections import kept
+from vitkiln.engine.vocabulary import Batch
+
+ENCODER = Encoder(image_size=32, patch_size=8, width=32, depth=2, heads=2)
+SMALL = {"hidden": 64, "output": 16}
+
+
+def method(**more):
+    torch.manual_seed(0)
+    return find("dilemma")(dilemma.Settings(**SMALL, **more), ENCODER)
+
+
+def batch(size=6):
+    torch.manual_seed(1)
+    views = tuple(torch.randint(0, 256, (size, 32, 32, 3), dtype=torch.uint8) for _ in range(2))
+    return Batch(views, torch.arange(size), torch.tensor([0, 5]))
+
+
+def test_nothing_wrong_and_everything_kept_is_mocov3():
+    ours = method(keep=1.0, wrong_probability=0.0)
+    torch.manual_seed(0)
+    base = find("mocov3")(mocov3.Settings(**SMALL), ENCODER)
+    base.load_state_dict({name.removeprefix("base."): value for name, value in ours.state_dict().items()})
+    torch.testing.assert_close(ours(batch()).total, base(batch()).total, atol=1e-6, rtol=1e-6)
+
+
+def test_total_is_base_plus_weighted_detection():
+    losses = method(weight=0.4)(batch())
+    torch.testing.assert_close(losses.terms["detection"], 0.4 * losses.metrics["detection_loss"])
+    torch.testing.assert_close(losses.total, losses.terms["contrast"] + losses.terms["detection"])
+
+
+def test_a_head_at_zero_loses_ln_2():
+    dilemma_ = method()
+    torch.nn.init.zeros_(dilemma_.detector.weight)
+    torch.nn.init.zeros_(dilemma_.detector.bias)
+    assert dilemma_(batch()).metrics["detection_loss"].item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_best_constant_loses_the_entropy_of_the_rate():
+    dilemma_ = method(keep=0.5)
+    torch.nn.init.zeros_(dilemma_.detector.weight)
+    torch.nn.init.constant_(dilemma_.detector.bias, math.log(0.2 / 0.8))
+    seen = [dilemma_(Batch(batch().views, torch.arange(6), torch.tensor([0, step]))) for step in range(40)]
+    mean = torch.stack([losses.metrics["detection_loss"] for losses in seen]).mean().item()
+    assert mean == pytest.approx(0.5004, abs=0.03)
+
+
+def test_no_head_where_nothing_is_wrong():
+    without = method(wrong_probability=0.0)
+    assert without.detector is None
+    assert list(without(batch()).terms) == ["contrast"]
+
+
+def test_student_sees_few_tokens_and_the_teacher_all():
+    dilemma_, seen = method(keep=0.25), {}
+    dilemma_.base.encoder.blocks[0].register_forward_hook(lambda m, x, y: seen.setdefault("student", y.shape[1]))
+    dilemma_.base.teacher[0].blocks[0].register_forward_hook(lambda m, x, y: seen.setdefault("teacher", y.shape[1]))
+    dilemma_(batch())
+    assert seen == {"student": 5, "teacher": 17}
+
+
+def test_plans_differ_between_views_and_steps_and_follow_the_sample():
+    dilemma_, b = method(), batch()
+    first, second = dilemma_.plan(b, 0), dilemma_.plan(b, 1)
+    later = dilemma_.plan(Batch(b.views, b.ids, torch.tensor([0, 6])), 0)
+    part = dilemma_.plan(Batch(b.views, b.ids[2:4], b.seed), 0)
+    assert not torch.equal(first.keep, second.keep)
+    assert not torch.equal(first.keep, later.keep)
+    assert torch.equal(first.keep[2:4], part.keep)
+
+
+def test_wrong_places_are_those_of_dropped_patches():
+    plan = method(keep=0.5, wrong_probability=0.5).plan(batch(), 0)
+    for keep, place, wrong in zip(plan.keep, plan.place, plan.wrong, strict=True):
+        assert not set(place[wrong].tolist()) & set(keep.tolist())
+        assert torch.equal(place[~wrong], keep[~wrong])
+
+
+def test_only_the_student_learns_and_the_teacher_follows():
+    dilemma_ = method()
+    dilemma_(batch()).total.backward()
+    assert all(p.grad is None for p in dilemma_.base.teacher.parameters())
+    assert dilemma_.detector.weight.grad.abs().sum() > 0
+
+
+def test_pictures_show_what_is_kept_and_what_is_wrong():
+    b = batch()
+    b = Batch(tuple(torch.full_like(view, 200) for view in b.views), b.ids, b.seed)
+    dilemma_ = method(keep=0.5, wrong_probability=0.5)
+    picture = dilemma_.pictures(b)["views"]
+    assert picture.shape == (4 * 32, 6 * 32, 3)
+    plan, student = dilemma_.plan(b, 0), picture[32:64, :32]
+    for patch in range(16):
+        row, column = divmod(patch, 4)
+        pixel = student[row * 8, column * 8].tolist()
+        at = (plan.keep[0] == patch).nonzero()
+        expected = [128] * 3 if not len(at) else [227, 100, 100] if plan.wrong[0, at[0, 0]] else [200] * 3
+        assert pixel == expected
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"),
+    [(0.25, 147), (0.3, 137), (0.4, 117), (0.5, 98), (0.6, 78), (0.7, 58), (0.75, 49), (0.8, 39), (0.9, 19), (0.0, 196)],
+)
+def test_kept_is_the_published_expression(drop, expected):
+    assert kept(196, 1 - drop) == expected
+
+
+def test_kept_truncates_as_floats_do():
+    assert kept(100, 0.1) == 9
+    assert (kept(36, 0.25), kept(64, 0.25)) == (9, 16)
+
+
+def test_it_learns_one_batch():
+    torch.manual_seed(0)
+    dilemma_, b = method(keep=0.5), batch(8)
+    optimizer = torch.optim.AdamW(dilemma_.parameters(), lr=1e-3)
+    seen = []
+    for _ in range(40):
+        losses = dilemma_(b)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        dilemma_.after_step(0.5)
+        seen.append(losses.total.item())
+    assert seen[-1] < 0.6 * seen[0]

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+
+from vitkiln.engine import optim
+from vitkiln.engine.settings import Optim
+
+CPU = torch.device("cpu")
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+
+
+def with_gradients(module, scale=1.0):
+    for index, parameter in enumerate(module.parameters()):
+        parameter.grad = scale * (index + 1) * torch.ones_like(parameter)
+    return module
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(256, 6e-4), (512, 3e-4), (None, 1.5e-4)])
+def test_linear_rule(scale, expected):
+    assert optim.effective_lr(Optim(lr=1.5e-4, lr_scale=scale), 1024) == pytest.approx(expected)
+
+
+def test_adamw_decays_everything_by_default_and_vectors_not_when_told():
+    everything = optim.build(Optim(), model(), 0.1, CPU)
+    assert [len(group["params"]) for group in everything.param_groups] == [4]
+    apart = optim.build(Optim(decay_1d=False, weight_decay=0.3), model(), 0.1, CPU)
+    assert [(len(g["params"]), g["weight_decay"]) for g in apart.param_groups] == [(1, 0.3), (3, 0.0)]
+
+
+def test_rate_lives_in_a_tensor_and_moves_the_weights():
+    module = with_gradients(model())
+    optimizer = optim.build(Optim(weight_decay=0.0), module, 0.1, CPU)
+    before = [p.clone() for p in module.parameters()]
+    optim.set_rate(optimizer, 0.0)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    optim.set_rate(optimizer, 0.01)
+    optimizer.step()
+    moved = [(a - b).abs().max().item() for a, b in zip(before, module.parameters(), strict=True)]
+    assert moved == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+def test_adamw_equals_pytorchs_plain_one():
+    ours, theirs = with_gradients(model()), with_gradients(model())
+    mine = optim.build(Optim(lr=1.0, weight_decay=0.1), ours, 0.01, CPU)
+    plain = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False)
+    for _ in range(3):
+        mine.step()
+        plain.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_lars_is_the_published_update():
+    module = with_gradients(model())
+    weight, bias = module[0].weight.detach().clone(), module[0].bias.detach().clone()
+    optimizer = optim.build(Optim(name="lars", weight_decay=0.5), module, 0.1, CPU)
+    momentum = torch.zeros_like(weight)
+    for _ in range(2):
+        optimizer.step()
+        decayed = torch.ones_like(weight) + 0.5 * weight
+        momentum = 0.9 * momentum + 0.001 * weight.norm() / decayed.norm() * decayed
+        weight = weight - 0.1 * momentum
+    torch.testing.assert_close(module[0].weight.detach(), weight)
+    torch.testing.assert_close(module[0].bias.detach(), bias - 0.1 * 2 * (1 + 1.9))  # no decay, no trust ratio
+
+
+def test_lars_takes_a_ratio_of_one_for_a_zero_weight():
+    module = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(module.weight)
+    module.weight.grad = torch.ones(2, 2)
+    optim.build(Optim(name="lars"), module, 0.1, CPU).step()
+    torch.testing.assert_close(module.weight.detach(), torch.full((2, 2), -0.1))
+
+
+def test_clip_bounds_the_norm_of_the_whole_model():
+    module = with_gradients(model(), 10)
+    before = torch.cat([p.grad.flatten() for p in module.parameters()])
+    optim.clip(module.parameters(), Optim(clip=1.0))
+    after = torch.cat([p.grad.flatten() for p in module.parameters()])
+    torch.testing.assert_close(after, before / before.norm(), atol=1e-5, rtol=1e-5)
+
+
+def test_clip_bounds_each_tensor_by_itself():
+    module = with_gradients(model(), 10)
+    module[0].weight.grad *= 1e-3
+    small = module[0].weight.grad.clone()
+    optim.clip(module.parameters(), Optim(clip=3.0, clip_per="tensor"))
+    norms = [p.grad.norm().item() for p in module.parameters()]
+    assert norms[1:] == pytest.approx([3.0] * 3, rel=1e-4)
+    assert torch.equal(module[0].weight.grad, small)
+
+
+def test_no_clip_leaves_gradients_alone():
+    module = with_gradients(model(), 10)
+    optim.clip(module.parameters(), Optim())
+    assert module[1].bias.grad.tolist() == [40.0] * 3
