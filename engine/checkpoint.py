@@ -26,7 +26,12 @@ RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 
 
 def save(
-    folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], recipe: str
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    recipe: str,
 ) -> Path:
     """Write `folder/step-NNNNNNN` whole or not at all, and point LATEST at it."""
     target = folder / f"step-{step:07d}"
@@ -108,6 +113,7 @@ def seal(draft: Path) -> None:
 
 
 def sha256(file: Path) -> str:
+    """Of a file, read in pieces."""
     with file.open("rb") as stream:
         digest = hashlib.sha256()
         while chunk := stream.read(1 << 22):
@@ -116,6 +122,7 @@ def sha256(file: Path) -> str:
 
 
 def flush(path: Path) -> None:
+    """To the disk, not only to the system: a file or a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,6 +131,7 @@ def flush(path: Path) -> None:
 
 
 def point(pointer: Path, name: str) -> None:
+    """Replace the pointer in one go."""
     draft = pointer.with_name(f".{pointer.name}.{os.getpid()}")
     draft.write_text(name + "\n")
     flush(draft)
@@ -132,6 +140,7 @@ def point(pointer: Path, name: str) -> None:
 
 
 def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors wants them."""
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
@@ -144,12 +153,14 @@ def flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[d
 
 
 def unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    """The inverse of `flatten`, into an optimiser whose rates stay its own tensors."""
     rates = [group["lr"] for group in optimizer.param_groups]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": [{**g, "lr": r} for g, r in zip(groups, rates, strict=True)]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": [{**g, "lr": r} for g, r in zip(groups, rates, strict=True)]}
+    )
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-

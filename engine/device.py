@@ -15,4 +15,3 @@ def pick_device(wanted: str) -> torch.device:
     device = torch.device("cuda", distributed.local_rank())
     torch.cuda.set_device(device)
     return device
-

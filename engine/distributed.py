@@ -3,22 +3,25 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
 
 def rank() -> int:
+    """Of this process; 0 where there is but one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
+    """Of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -49,9 +52,23 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class Sum(torch.autograd.Function):
+    """The sum over ranks; each rank's part of it has the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return Sum.forward(ctx, grad)
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over all ranks, with the gradient flowing back to each of them."""
-    return tensor if world() == 1 else all_reduce_with_gradient(tensor)
+    return tensor if world() == 1 else Sum.apply(tensor)
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
@@ -88,6 +105,5 @@ def parallel(method: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         method,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )

@@ -11,6 +11,7 @@ from .vocabulary import Batch, Losses
 
 
 def finite(losses: Losses) -> bool:
+    """Whether the total is a number; waits for the device."""
     return bool(torch.isfinite(losses.total.detach()).item())
 
 
@@ -33,6 +34,7 @@ def explain(method: nn.Module, batch: Batch) -> str:
 
 @torch.no_grad()
 def bad_output(method: nn.Module, batch: Batch) -> str | None:
+    """The first module whose output is not finite when the batch is seen again."""
     found: list[str] = []
 
     def watch(name: str) -> Any:

@@ -36,7 +36,11 @@ def write(encoder: ViT, out: Path, recipe: Recipe, step: int) -> Path:
         "step": str(step),
     }
     draft = target.with_name(f".{target.name}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}, draft, metadata)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()},
+        draft,
+        metadata,
+    )
     draft.replace(target)
     return target
 
@@ -80,5 +84,6 @@ def open_encoder(source: Path) -> tuple[Recipe, int, ViT]:
 
 
 def metadata(path: Path) -> dict[str, str]:
+    """What an exported file says of itself."""
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})

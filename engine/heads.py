@@ -1,5 +1,7 @@
 """What stands on an encoder while it learns, and is thrown away afterwards: projectors and predictors."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class BatchNorm(nn.Module):
         if distributed.world() == 1:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         with torch.autocast(x.device.type, enabled=False):
-            return self.over_ranks(x.float()).to(x.dtype)
+            return self.over_ranks(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
     def over_ranks(self, x: Tensor) -> Tensor:
         rows = x.shape[0] * distributed.world()
@@ -40,7 +42,7 @@ def batch_norm_mlp(widths: list[int]) -> nn.Sequential:
     The projector and predictor of MoCo v3 (arXiv:2104.02057, section 4.1), at PyTorch's default initialisation.
     """
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2
         layers += [nn.Linear(fan_in, fan_out, bias=False), BatchNorm(fan_out, affine=not last)]
         layers += [] if last else [nn.ReLU(inplace=True)]

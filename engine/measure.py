@@ -23,6 +23,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -44,6 +45,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
+    """Of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -51,6 +53,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> str:
+    """The model of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

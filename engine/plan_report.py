@@ -41,6 +41,7 @@ def report(recipe: Recipe) -> dict[str, Any]:
 
 
 def budget(recipe: Recipe) -> str:
+    """In the words of the recipe."""
     run = recipe.run
     if run.minutes:
         return f"{run.minutes:g} minutes"

@@ -45,8 +45,9 @@ class Reporter:
         if self.bar and self.task is not None:
             self.bar.update(self.task, line=line)
         log.log(logging.DEBUG if self.bar else logging.INFO, line)
-        for name, value in values.items() if self.writer else ():
-            self.writer.add_scalar(name, value, int(values["step"]))
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, int(values["step"]))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -55,14 +56,28 @@ class Reporter:
                 self.bar.start()
             yield
         finally:
-            for part in (self.bar and self.bar.stop, self.file and self.file.close, self.writer and self.writer.close):
+            for part in (
+                self.bar and self.bar.stop,
+                self.file and self.file.close,
+                self.writer and self.writer.close,
+            ):
                 if part:
                     part()
 
 
 def told(values: dict[str, float], total: float, remaining: float) -> str:
     """step 1200/125000  epoch 3.8  loss 6.412 (contrast 6.0 detection 0.41)  lr 1.2e-04  4213 images/s ..."""
-    known = {"step", "epoch", "loss", "lr", "images_per_second", "step_ms", "data_ms", "peak_memory_bytes", "seconds"}
+    known = {
+        "step",
+        "epoch",
+        "loss",
+        "lr",
+        "images_per_second",
+        "step_ms",
+        "data_ms",
+        "peak_memory_bytes",
+        "seconds",
+    }
     terms = " ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in known)
     waiting = 100 * values["data_ms"] / max(values["step_ms"], 1e-9)
     return (
@@ -73,11 +88,18 @@ def told(values: dict[str, float], total: float, remaining: float) -> str:
 
 
 def progress_bar() -> Progress:
-    columns = (BarColumn(30), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.fields[line]}"))
+    """For a terminal; it goes away when the run ends."""
+    columns = (
+        BarColumn(30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[line]}"),
+    )
     return Progress(*columns, console=CONSOLE, transient=True)
 
 
 def summary_writer(folder: Path) -> Any:
+    """TensorBoard's, or None with a word about it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -90,7 +112,9 @@ def set_up_logging(debug: bool = False) -> None:
     """Log lines on stderr: through the console of the progress bar on a terminal, plain elsewhere."""
     handler: logging.Handler
     if sys.stderr.isatty():
-        handler = RichHandler(console=CONSOLE, show_path=False, show_level=False, highlighter=None, log_time_format="%X")
+        handler = RichHandler(
+            console=CONSOLE, show_path=False, show_level=False, highlighter=None, log_time_format="%X"
+        )
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

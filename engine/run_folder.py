@@ -82,6 +82,7 @@ class RunFolder:
 
 
 def is_before(line: str, step: int) -> bool:
+    """Whether a line of metrics belongs to a step up to this one."""
     try:
         return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError):  # the line that a kill cut in two
@@ -128,21 +129,25 @@ def unfinished(recipe: Recipe) -> RunFolder | None:
 
 
 def fresh(recipe: Recipe) -> Path:
+    """A folder that does not exist yet, named by the time."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     names = (home(recipe) / f"{stamp}{suffix}" for suffix in suffixes())
     return next(name for name in names if not name.exists())
 
 
 def suffixes() -> Iterator[str]:
+    """For runs that begin within the same second."""
     yield ""
     yield from (f"-{number}" for number in range(2, 1000))
 
 
 def home(recipe: Recipe) -> Path:
+    """Where the runs of a recipe lie."""
     return Path("runs") / recipe.name
 
 
 def state(folder: Path) -> str | None:
+    """What status.json says, or None."""
     try:
         return str(json.loads((folder / "status.json").read_text())["state"])
     except (OSError, ValueError, KeyError):
@@ -150,6 +155,7 @@ def state(folder: Path) -> str | None:
 
 
 def is_held(folder: Path) -> bool:
+    """Whether another process trains there now."""
     try:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,6 +167,7 @@ def is_held(folder: Path) -> bool:
 
 
 def changes(folder: Path, recipe: Recipe) -> list[str]:
+    """What differs between a run's recipe and this one, key by key."""
     try:
         return difference(load(folder / "recipe.yaml", short=False), recipe)
     except RecipeError as error:  # written by another version
@@ -168,6 +175,7 @@ def changes(folder: Path, recipe: Recipe) -> list[str]:
 
 
 def refuse_change(folder: Path, recipe: Recipe) -> None:
+    """RecipeError where a run's recipe is not this one."""
     changed = changes(folder, recipe)
     if changed:
         raise RecipeError(

@@ -166,6 +166,7 @@ def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
 
 
 def resume_from(trainer: Trainer, folder: RunFolder) -> None:
+    """Go back to the checkpoint: weights, optimiser, step, and no metrics of later steps."""
     assert folder.resumed is not None
     state = checkpoint.restore(folder.resumed, trainer.method, trainer.optimizer)
     trainer.pace.step, trainer.pace.seconds = state["step"], state["seconds"]
@@ -225,6 +226,7 @@ def save(trainer: Trainer, folder: RunFolder) -> float:
 
 
 def refuse_divergence(trainer: Trainer, folder: RunFolder, losses: Losses, batch: Batch) -> None:
+    """Diverged, with its cause, where the loss of any rank is not finite."""
     if not distributed.any_rank(not finite(losses), trainer.device):
         return
     good = checkpoint.newest(folder.checkpoints)

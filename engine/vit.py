@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vitkiln import kernels
 
-from .positions import resample, sincos
+from .initialise import initialise
+from .positions import resample
 from .settings import Encoder
 from .vocabulary import Plan
 from .weights import load_weights
@@ -93,6 +94,7 @@ class Block(nn.Module):
 
 
 def scaled(branch: Tensor, factor: Tensor | None) -> Tensor:
+    """A branch times a factor for each image."""
     return branch if factor is None else branch * factor[:, None, None]
 
 
@@ -143,6 +145,7 @@ class ViT(nn.Module):
         """The class token of `forward`, its last block computing only what is read: [B, D]"""
         x = self.embed(images, plan)
         *blocks, last = self.blocks
+        assert isinstance(last, Block)
         for index, block in enumerate(blocks):
             x = block(x, None if branches is None else branches[:, index])
         return self.norm(last.first_row(x, None if branches is None else branches[:, -1]))[:, 0]
@@ -179,30 +182,3 @@ class ViT(nn.Module):
         if height % size or width % size:
             raise ValueError(f"images: {height} x {width} pixels; must be multiples of the patch size {size}")
         return height // size, width // size
-
-
-@torch.no_grad()
-def initialise(vit: ViT) -> None:
-    """Published initialisations: MoCo v3's (Xavier-uniform, qkv as three matrices) or truncated normal 0.02."""
-    position = vit.pos_embed[0, -(vit.grid**2) :]
-    if vit.settings.position == "sincos":
-        position.copy_(sincos((vit.grid, vit.grid), vit.width))
-    else:
-        nn.init.trunc_normal_(vit.pos_embed, std=0.02)
-    for tokens in (vit.cls_token, getattr(vit, "reg_token", None)):
-        if tokens is not None:
-            nn.init.normal_(tokens, std=1e-6)
-    mocov3 = vit.settings.init == "mocov3"
-    for name, module in vit.named_modules():
-        if isinstance(module, nn.Linear):
-            _xavier(module, 3 if name.endswith("qkv") else 1) if mocov3 else nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
-    if mocov3:
-        bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
-        nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
-        nn.init.zeros_(vit.patch_embed.proj.bias)
-
-
-def _xavier(linear: nn.Linear, parts: int) -> None:
-    bound = (6 / (linear.out_features // parts + linear.in_features)) ** 0.5
-    nn.init.uniform_(linear.weight, -bound, bound)

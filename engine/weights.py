@@ -24,17 +24,18 @@ def load_weights(encoder: ViT, path: Path) -> None:
     if "pos_embed" in state:
         state["pos_embed"] = fitted(state["pos_embed"], encoder)
     wrong = [
-        name
-        for name, tensor in encoder.state_dict().items()
-        if name not in state or state[name].shape != tensor.shape
+        name for name, tensor in encoder.state_dict().items() if name not in state or state[name].shape != tensor.shape
     ]
     if wrong or set(state) - set(encoder.state_dict()):
         first = (wrong or sorted(set(state) - set(encoder.state_dict())))[0]
-        raise RecipeError(f"encoder.weights={path}: {first} is missing, left over or of another shape; check the encoder's size")
+        raise RecipeError(
+            f"encoder.weights={path}: {first} is missing, left over or of another shape; check the encoder's size"
+        )
     encoder.load_state_dict(state)
 
 
 def fitted(table: Tensor, encoder: ViT) -> Tensor:
+    """A position table for this encoder's grid."""
     prefix = encoder.prefix * encoder.settings.class_position
     old = round((table.shape[1] - prefix) ** 0.5)
     if old == encoder.grid or old**2 != table.shape[1] - prefix:

@@ -1,13 +1,17 @@
-"""The folders of the checkout are importable only as vitkiln.*; every test starts from the same random state."""
+"""The checkout's folders are importable only as vitkiln.*; every test starts from the same random state."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+settings.register_profile("vitkiln", deadline=None, derandomize=True, database=None)  # a busy machine is no failure
+settings.load_profile("vitkiln")
 
 
 @pytest.fixture(autouse=True)

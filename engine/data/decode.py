@@ -14,7 +14,9 @@ def decode(path: str) -> Image.Image:
     """The picture as 8-bit RGB: transparency is dropped and deeper grey values are scaled, not cut off. BadImage."""
     try:
         return rgb(read(path))
-    except Exception as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
+    except (
+        Exception
+    ) as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
         raise BadImage(path, reason(error)) from None
 
 
@@ -32,7 +34,9 @@ def read(path: str) -> Image.Image:
 def rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # I;16 and its orders of bytes, and I, in which older Pillow gives 16-bit PNG
+    if image.mode.startswith(
+        "I"
+    ):  # I;16 and its orders of bytes, and I, in which older Pillow gives 16-bit PNG
         deep = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((deep + 128) // 257).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

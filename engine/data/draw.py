@@ -18,7 +18,9 @@ IDENTITY = columns.identity()
 def generator(seed: int, epoch: int, view: int, sample: int, attempt: int = 0) -> np.random.Generator:
     """Counter-based: Philox keyed by (seed, epoch), its counter set to (0, attempt, view, sample id)."""
     key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64)))
+    return np.random.Generator(
+        np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64))
+    )
 
 
 def uniforms(seed: int, epoch: int, view: int, sample: int) -> list[float]:
@@ -58,7 +60,9 @@ def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
         *strengths, hue = view.jitter
         row[columns.JITTER] = 1
         row[columns.ORDER] = sorted(range(4), key=u[2:6].__getitem__)
-        row[columns.FACTORS] = [between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)]
+        row[columns.FACTORS] = [
+            between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)
+        ]
         row[columns.HUE] = between(-hue, hue, u[9])
     row[columns.GRAY] = u[10] < view.gray
     if u[11] < view.blur:

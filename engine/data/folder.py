@@ -88,7 +88,9 @@ def filled(folder: Path, key: str) -> Index:
 def absence(folder: Path) -> str:
     if folder.exists():
         return "is a file; must be the folder of the images"
-    siblings = os.listdir(folder.parent) if os.access(folder.parent, os.R_OK) and folder.parent.is_dir() else []
+    siblings = (
+        os.listdir(folder.parent) if os.access(folder.parent, os.R_OK) and folder.parent.is_dir() else []
+    )
     return f"does not exist; must be the folder of the images{nearest(folder.name, siblings)}"
 
 

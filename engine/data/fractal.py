@@ -10,7 +10,10 @@ from .source import Split
 
 BLANK = 0.02  # share of lit pixels below which a picture shows nearly nothing
 LIT = 127
-LONG, PROBES = 512, 16  # steps and orbits by which a divergence is found that a picture's short orbits would not show
+LONG, PROBES = (
+    512,
+    16,
+)  # steps and orbits by which a divergence is found that a picture's short orbits would not show
 WEIGHTS = weight_rows()
 BITS = np.arange(8, -1, -1)
 
@@ -52,7 +55,9 @@ class Fractals:
     def image(self, index: int) -> Image.Image:
         category, instance = self.label(index), self.instance(index)
         key = np.array([self.seed, category], np.uint64)
-        numbers = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, instance], np.uint64)))
+        numbers = np.random.Generator(
+            np.random.Philox(key=key, counter=np.array([0, 0, 0, instance], np.uint64))
+        )
         system, rows = self.formula(category)
         row = instance % len(WEIGHTS)
         if row not in rows:
@@ -66,7 +71,10 @@ class Fractals:
         if category not in self.known:
             system = search(self.seed, category)
             rows = [row for row in range(len(WEIGHTS)) if self.shows(weighted(system, row), category, row)]
-            self.known[category] = system, np.array(rows or [2])  # row 2 leaves the formula as it was accepted
+            self.known[category] = (
+                system,
+                np.array(rows or [2]),
+            )  # row 2 leaves the formula as it was accepted
         return self.known[category]
 
     def shows(self, system: System, category: int, row: int) -> bool:

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-CATEGORY, SETTLE = 1 << 62, 24  # a part of the counter apart from the instances'; steps before a point is kept
+CATEGORY, SETTLE = (
+    1 << 62,
+    24,
+)  # a part of the counter apart from the instances'; steps before a point is kept
 CANVAS, CHAINS, STEPS = 64, 64, 64
 FILL = 0.33  # of 64 x 64 by 4,096 points, where the published search asks 0.2 of 512 x 512 by 100,000
 LARGEST = 1e6  # a coordinate beyond it has left for infinity

@@ -29,7 +29,9 @@ class Index:
     text: NDArray[np.uint8]  # paths relative to the root
     ends: NDArray[np.int64]  # [N] where each path ends in `text`
     labels: NDArray[np.int32]  # [N] index into classes, or -1
-    classes: tuple[str, ...] | None  # first-level folders that hold images; None where the root itself holds some
+    classes: (
+        tuple[str, ...] | None
+    )  # first-level folders that hold images; None where the root itself holds some
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -1,5 +1,6 @@
 """From a source to batches on the device: shuffled, decoded and cut by workers, coloured where they are used."""
 
+import copy
 import logging
 from collections.abc import Iterator
 
@@ -60,14 +61,7 @@ class Loader:
             step += 1
 
     def tasks(self) -> Iterator[Task]:
-        order = Order(
-            self.order.length,
-            self.order.batch_size,
-            seed=self.order.seed,
-            accumulate=self.order.accumulate,
-            rank=self.order.rank,
-            world=self.order.world,
-        )
+        order = copy.copy(self.order)  # runs ahead, and so is in another epoch at times
         step = self.step
         while True:
             for micro in range(order.accumulate):
@@ -78,20 +72,26 @@ class Loader:
 
     def batch(self, stream: Stream[Crops], step: int, ids: Tensor) -> Batch:
         parts = [self.checked(next(stream)) for _ in range(0, len(ids), AT_ONCE)]
-        pictures = [self.together([part.views[number] for part in parts]) for number in range(len(parts[0].views))]
+        pictures = [
+            self.together([part.views[number] for part in parts]) for number in range(len(parts[0].views))
+        ]
         rows = [self.together([part.parameters[n] for part in parts]) for n in range(len(pictures))]
         return Batch(
             views=tuple(augment_views(*pair) for pair in zip(pictures, rows, strict=True)),
             ids=self.together([ids]),
             seed=self.together([torch.tensor([self.order.seed, step])]),
-            labels=None if self.cutter.source.classes is None else self.together([part.labels for part in parts]),
+            labels=None
+            if self.cutter.source.classes is None
+            else self.together([part.labels for part in parts]),
         )
 
     def together(self, parts: list[Tensor]) -> Tensor:
         """One tensor on the device. On CUDA nothing waits: the parts are, or are put, in pinned memory."""
         if self.device.type != "cuda":
             return torch.cat(parts).to(self.device)
-        whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device)
+        whole = torch.empty(
+            (sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device
+        )
         start = 0
         for part in parts:
             pinned = part if part.is_pinned() else part.pin_memory()

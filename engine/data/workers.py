@@ -32,7 +32,9 @@ class Stream(Iterator[Result]):
     With workers > 0 in so many processes, else here when they are asked for. DataError where a process dies.
     """
 
-    def __init__(self, function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, pin: bool = False):
+    def __init__(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, pin: bool = False
+    ):
         loader: DataLoader[Result] = DataLoader(
             Work(function),
             batch_size=None,

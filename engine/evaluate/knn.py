@@ -49,11 +49,9 @@ def accuracies(encoder: ViT, train: Source, val: Source | None, **reading: Any) 
     else:
         queries, truth = features(encoder, val, **reading)
     classes = len(train.classes or ())
-    top = {
-        f"k{k}": round(100 * (predict(bank, labels, queries, k, classes) == truth).float().mean().item(), 2)
-        for k in NEIGHBOURS
-        if k <= len(bank)
-    } or {f"k{len(bank)}": round(100 * (predict(bank, labels, queries, len(bank), classes) == truth).float().mean().item(), 2)}
+    usable = [k for k in NEIGHBOURS if k <= len(bank)] or [len(bank)]
+    right = {k: predict(bank, labels, queries, k, classes) == truth for k in usable}
+    top = {f"k{k}": round(100 * hit.float().mean().item(), 2) for k, hit in right.items()}
     split = "a held-out tenth" if val is None else "val"
     return {"top1": top, "images": len(labels), "queries": len(truth), "classes": classes, "split": split}
 
@@ -63,7 +61,9 @@ def headline(top: dict[str, float]) -> float:
     return top.get("k20", next(iter(top.values())))
 
 
-def trained_and_untrained(trained: ViT, untrained: ViT, recipe: Recipe, source: Source, device: torch.device) -> dict[str, Any]:
+def trained_and_untrained(
+    trained: ViT, untrained: ViT, recipe: Recipe, source: Source, device: torch.device
+) -> dict[str, Any]:
     """The same measurement for an encoder and for the one that it began as."""
     reading = {
         "batch_size": 128,
@@ -90,7 +90,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """kNN of a checkpoint on a folder with train/ and val/, or on the data it was trained on."""
     recipe, step, encoder = open_encoder(checkpoint)
-    where = recipe.data if data is None else recipe.data.model_copy(update={"source": "folder", "root": str(data), "val": None})
+    where = (
+        recipe.data
+        if data is None
+        else recipe.data.model_copy(update={"source": "folder", "root": str(data), "val": None})
+    )
     source = open_source(where, recipe.run.seed)
     if source is None or source.classes is None:
         raise DataError(f"--data {data}: no classes here; kNN needs a folder for each class")

@@ -59,6 +59,7 @@ class Dilemma(Method):
         found = [
             kernels.detection_loss(seen[:, prefix:], head.weight[0], head.bias, plan.wrong)
             for seen, plan in zip(tokens, drawn, strict=True)
+            if plan.wrong is not None
         ]
         detection = torch.stack([loss for loss, _ in found]).mean()
         losses.terms["detection"] = self.settings.weight * detection
@@ -86,6 +87,7 @@ class Dilemma(Method):
 
 def painted(images: Tensor, plan: Plan, size: int) -> Tensor:
     """Images uint8 [B, H, W, 3] with what the plan drops in gray and what it misplaces in red."""
+    assert plan.keep is not None and plan.wrong is not None
     count, height, width, _ = images.shape
     shade = torch.zeros(count, height * width // size**2, dtype=torch.uint8, device=images.device)  # 0 dropped
     shade.scatter_(1, plan.keep[:count], 1 + plan.wrong[:count].to(torch.uint8))  # 1 kept, 2 misplaced

@@ -7,6 +7,7 @@ computes keys; here it moves after the step with the momentum of the step to com
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -87,16 +88,16 @@ class MoCoV3(Method):
     def after_step(self, progress: float) -> None:
         momentum = 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
         student = [*self.encoder.parameters(), *self.projector.parameters()]
-        move(list(self.teacher.parameters()), student, momentum)
+        move([*self.teacher.parameters()], student, momentum)
 
     def negatives(self, batch_size: int) -> int:
         return batch_size - 1
 
 
 @torch.no_grad()
-def move(teacher: list[Tensor], student: list[Tensor], momentum: float) -> None:
+def move(teacher: Sequence[Tensor], student: Sequence[Tensor], momentum: float) -> None:
     """teacher += (1 - momentum) * (student - teacher): where the two are equal they stay equal, bit for bit."""
-    torch._foreach_lerp_(teacher, student, 1 - momentum)
+    torch._foreach_lerp_(list(teacher), list(student), 1 - momentum)
 
 
 def spread(features: Tensor) -> Tensor:

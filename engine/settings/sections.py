@@ -103,3 +103,12 @@ class Run(Section):
     tensorboard: bool = True
     knn: bool = True  # evaluate at the end where there are labels
     knn_images: Count = 50_000  # at most so many of either split
+
+
+def kept(patches: int, keep: float) -> int:
+    """int(patches * (1 - drop)), truncated in floating point as the papers' code does; drop = 1 - keep.
+
+    >>> kept(196, 0.25), kept(196, 0.4), kept(100, 0.1)
+    (49, 78, 9)
+    """
+    return int(patches * (1 - round(1 - keep, 12)))

@@ -3,7 +3,7 @@
 import logging
 import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -11,9 +11,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 IMPLEMENTATIONS = ("reference", "torch", "triton")
 log = logging.getLogger(__name__)
 _forced: ContextVar[MappingProxyType[str, str]] = ContextVar("forced", default=MappingProxyType({}))
@@ -42,7 +44,16 @@ def use(implementation: str, *operators: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@torch.compiler.assume_constant_result  # Dynamo does not trace context variables
+def constant(function: Function) -> Function:
+    """Let Dynamo call this once while it traces, which it cannot do for context variables by itself.
+
+    It is what torch.compiler.assume_constant_result does, without importing the compiler to say so.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant
 def forced(operator: str) -> str | None:
     """What `use` asks for here, or None."""
     return _forced.get().get(operator)
@@ -60,7 +71,7 @@ def choose(operator: str, obstacle: str | None, expected: bool) -> str:
     return "torch"
 
 
-@torch.compiler.assume_constant_result
+@constant
 def triton_obstacle(device_type: str) -> str | None:
     """Why no Triton kernel can run on this kind of device, or None. TRITON_INTERPRET=1 lets a CPU run them.
 
@@ -77,7 +88,7 @@ def triton_obstacle(device_type: str) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@constant
 def note(operator: str, obstacle: str) -> bool:
     _note_once(operator, obstacle)
     return True

@@ -17,38 +17,47 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(
-    key: Tensor, counter: tuple[Tensor, Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox on four 32-bit words held in int64; key int64, both of its halves used.
+def philox(key: Tensor, counter: Tensor) -> Tensor:
+    """Ten rounds of Philox on counters [4, ..] of 32-bit words held in int64; both halves of the int64 key count.
 
-    >>> zero = torch.zeros((), dtype=torch.int64)
-    >>> [f"{word.item():08x}" for word in philox(zero, (zero, zero, zero, zero))]
+    >>> [f"{word:08x}" for word in philox(torch.tensor(0), torch.zeros(4, dtype=torch.int64)).tolist()]
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    c0, c1, c2, c3 = (word & WORD for word in counter)
-    k0, k1 = key & WORD, (key >> 32) & WORD
+    axes = (2,) + (1,) * (counter.dim() - 1)
+    factor, step = (_pair(*words, counter).view(axes) for words in (MULTIPLIERS, KEY_STEPS))
+    key = torch.stack([key, key >> 32]).view(axes) & WORD
+    even, odd = counter[::2] & WORD, counter[1::2] & WORD
     for _ in range(10):
-        high0, low0 = _multiply(MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + KEY_STEPS[0]) & WORD, (k1 + KEY_STEPS[1]) & WORD
-    return c0, c1, c2, c3
+        high, low = _multiply(factor, even)
+        even, odd = high.flip(0) ^ odd ^ key, low.flip(0)
+        key = (key + step) & WORD
+    return torch.stack([even, odd], 1).flatten(0, 1)
 
 
-def _multiply(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:
+def _pair(first: int, second: int, like: Tensor) -> Tensor:
+    """Made on the device, so that nothing is copied to it."""
+    return torch.stack([like.new_full((), first), like.new_full((), second)])
+
+
+def _multiply(factor: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
     """Both halves of a 64-bit product, by 16-bit halves of the word so that int64 does not overflow."""
     low = (word & 0xFFFF) * factor
     high = (word >> 16) * factor
     return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & WORD
 
 
-def bits(seed: Tensor, sample_ids: Tensor, count: int, stream: int) -> Tensor:
-    """24 random bits for each sample and index: int64 [B, count]"""
-    groups = torch.arange((count + 3) // 4, device=sample_ids.device) + (stream << 24)
+def bits(seed: Tensor, sample_ids: Tensor, *wanted: tuple[int, int]) -> list[Tensor]:
+    """24 random bits for each sample and index: int64 [B, count] for each (count, stream) that is wanted."""
+    device = sample_ids.device
+    lengths = [(count + 3) // 4 for count, _ in wanted]
+    groups = torch.cat(
+        [torch.arange(n, device=device) + (stream << 24) for n, (_, stream) in zip(lengths, wanted, strict=True)]
+    )
     ids = sample_ids[:, None]
-    words = philox(seed[0], (groups, ids, ids >> 32, seed[1]))
-    return torch.stack(words, -1).flatten(1)[:, :count] >> 8
+    counter = torch.stack(torch.broadcast_tensors(groups, ids, ids >> 32, seed[1]))
+    drawn = (philox(seed[0], counter) >> 8).movedim(0, -1).contiguous()  # [B, groups, 4]
+    parts = zip(drawn.split(lengths, 1), wanted, strict=True)
+    return [part.flatten(1)[:, :count] for part, (count, _) in parts]
 
 
 def uniform(seed: Tensor, sample_ids: Tensor, count: int, stream: int = 0) -> Tensor:
@@ -67,7 +76,7 @@ def uniform(seed: Tensor, sample_ids: Tensor, count: int, stream: int = 0) -> Te
         raise refusal("count", count, "from 0 to 2^26")
     if not 0 <= stream < 128:
         raise refusal("stream", stream, "from 0 to 127")
-    return fraction(bits(seed, sample_ids, count, stream))
+    return fraction(bits(seed, sample_ids, (count, stream))[0])
 
 
 def fraction(random_bits: Tensor) -> Tensor:

@@ -35,21 +35,25 @@ def class_attention(query: Tensor, key_value: Tensor, num_heads: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """By the implementation that is forced, else by PyTorch's."""
     if forced("attention") == "reference":
         return reference.attention(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 
 
 def split(packed: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """[B, N, parts * H * d] -> parts of [B, H, N, d]"""
     batch, length, width = packed.shape
     return packed.view(batch, length, parts, num_heads, width // parts // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def join(heads: Tensor) -> Tensor:
+    """[B, H, N, d] -> [B, N, H * d]"""
     return heads.transpose(1, 2).flatten(2)  # [B, H, N, d] -> [B, N, D]
 
 
 def heads_of(name: str, tensor: Tensor, parts: int, num_heads: int) -> None:
+    """ValueError where the last axis does not hold `parts` of so many heads."""
     if tensor.dim() != 3 or tensor.shape[-1] % (parts * num_heads):
         raise ValueError(
             f"{name}: shape {tuple(tensor.shape)}; must be [B, N, D] with D divisible by {parts} * {num_heads} heads"

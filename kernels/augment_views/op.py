@@ -8,12 +8,14 @@ from .._shared.choice import choose
 from .._shared.registration import operator
 from . import columns, reference
 
-TOGETHER = 64  # images: the reference's temporaries are some forty times the size of its input
+TOGETHER = {"cpu": 2}  # images: the reference's temporaries, some forty times its input, then stay in the cache
+OTHERWISE = 64  # and take no more than one or two GiB of a GPU
 
 
 @operator("augment_views")
 def augment(images: Tensor, parameters: Tensor) -> Tensor:
-    parts = zip(images.split(TOGETHER), parameters.split(TOGETHER), strict=True)
+    together = TOGETHER.get(images.device.type, OTHERWISE)
+    parts = zip(images.split(together), parameters.split(together), strict=True)
     return torch.cat([reference.augment_views(*part) for part in parts])
 
 

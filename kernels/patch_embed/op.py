@@ -30,23 +30,18 @@ def _forward(
     dtype: torch.dtype,
 ) -> Tensor:
     """The public function with the class tokens as prefix [T, D] -> [B, T + K, D] of the given type"""
-    patches, wide = (
-        Patches.of(images, weight.shape[2], mean, std),
-        torch.promote_types(weight.dtype, torch.float32),
-    )
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    patches = Patches.of(images, weight.shape[2], mean, std)
     matrix = patches.matrix(weight.to(wide))
     rows = position.to(wide) + matrix @ patches.spread(patches.scaling.rest, matrix)
     rows = rows if bias is None else rows + bias.to(wide)
     table = torch.cat([prefix.to(wide), rows]).to(dtype)  # [T + P, D], summed in fp32 and rounded once
     values = patches.gather(keep, len(prefix), dtype)
-    out = table.index_select(
-        0, _table_rows(images, values.shape[1], len(prefix), keep if place is None else place)
-    )
+    chosen = _table_rows(images, values.shape[1], len(prefix), keep if place is None else place)
+    # A prefix row is zeros times the weight: cheaper than copying the tokens to join them.
     scaled = matrix * patches.spread(patches.scaling.scale, matrix)
-    out.addmm_(
-        values.flatten(0, 1), scaled.to(dtype).T
-    )  # a prefix row adds 0: cheaper than a copy of the tokens
-    return out.view(*values.shape[:2], -1)
+    out = torch.addmm(table.index_select(0, chosen), values.flatten(0, 1), scaled.to(dtype).T)
+    return out.view(*values.shape[:2], weight.shape[0])
 
 
 @_forward.register_fake
@@ -70,15 +65,11 @@ def _table_rows(images: Tensor, length: int, prefix: int, place: Tensor | None) 
     """Which row of (prefix, positions) each token starts from: [B * (T + K)]"""
     if place is None:
         return torch.arange(length, device=images.device).repeat(len(images))
-    return torch.cat(
-        [torch.arange(prefix, device=place.device).expand(len(place), -1), place + prefix], 1
-    ).flatten()
+    return torch.cat([torch.arange(prefix, device=place.device).expand(len(place), -1), place + prefix], 1).flatten()
 
 
 @operator("patch_embed_to_weight")
-def _to_weight(
-    tokens: Tensor, images: Tensor, keep: Tensor | None, size: int, mean: Floats, std: Floats
-) -> Tensor:
+def _to_weight(tokens: Tensor, images: Tensor, keep: Tensor | None, size: int, mean: Floats, std: Floats) -> Tensor:
     """Gradient of the weight [D, 3, p, p] in fp32 or fp64, from that of the kept tokens [B, K, D]"""
     patches, wide = Patches.of(images, size, mean, std), torch.promote_types(tokens.dtype, torch.float32)
     rows = tokens.flatten(0, 1)
@@ -90,9 +81,7 @@ def _to_weight(
 
 @_to_weight.register_fake
 def _(tokens: Tensor, images: Tensor, keep: Tensor | None, size: int, mean: Floats, std: Floats) -> Tensor:
-    return tokens.new_empty(
-        tokens.shape[2], 3, size, size, dtype=torch.promote_types(tokens.dtype, torch.float32)
-    )
+    return tokens.new_empty(tokens.shape[2], 3, size, size, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
 
 @operator("patch_embed_to_images")
@@ -106,24 +95,18 @@ def _to_images(
     matrix = patches.matrix(weight.to(torch.promote_types(weight.dtype, torch.float32)))
     scaled = (matrix * patches.spread(patches.scaling.scale, matrix)).to(tokens.dtype)
     values = tokens.flatten(0, 1) @ scaled
-    lines = sum_rows(
-        values.view(-1, patches.lines.shape[1]), patches.index(keep).flatten(), len(patches.lines)
-    )
+    lines = sum_rows(values.view(-1, patches.lines.shape[1]), patches.index(keep).flatten(), len(patches.lines))
     return patches.image(lines, images.shape).to(images.dtype)
 
 
 @_to_images.register_fake
-def _(
-    tokens: Tensor, images: Tensor, weight: Tensor, keep: Tensor | None, mean: Floats, std: Floats
-) -> Tensor:
+def _(tokens: Tensor, images: Tensor, weight: Tensor, keep: Tensor | None, mean: Floats, std: Floats) -> Tensor:
     return images.new_empty(images.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     images, weight, bias, position, prefix, keep, place, ctx.mean, ctx.std, _ = inputs
-    ctx.save_for_backward(
-        images, weight if images.requires_grad else None, keep, keep if place is None else place
-    )
+    ctx.save_for_backward(images, weight if images.requires_grad else None, keep, keep if place is None else place)
     ctx.size, ctx.places, ctx.prefix = weight.shape[2], len(position), len(prefix)
     ctx.dtypes = weight.dtype, weight.dtype if bias is None else bias.dtype, position.dtype, prefix.dtype
 
@@ -210,15 +193,11 @@ def _check_images(images: Tensor, weight: Tensor) -> None:
         raise refusal("images", images, "[B, H, W, 3] or [B, 3, H, W], with one axis of size 3 among the two")
     height, width = images.shape[1:3] if last else images.shape[2:]
     if height % weight.shape[2] or width % weight.shape[2] or not height * width:
-        raise refusal(
-            "images", images, f"of a height and width that are multiples of the patch size {weight.shape[2]}"
-        )
+        raise refusal("images", images, f"of a height and width that are multiples of the patch size {weight.shape[2]}")
 
 
-def _check_tables(
-    images: Tensor, weight: Tensor, bias: Tensor | None, position: Tensor, cls_token: Tensor
-) -> None:
-    width, patches = weight.shape[0], images[0].numel() // 3 // weight.shape[2] ** 2
+def _check_tables(images: Tensor, weight: Tensor, bias: Tensor | None, position: Tensor, cls_token: Tensor) -> None:
+    width, patches = weight.shape[0], images.shape[1:].numel() // 3 // weight.shape[2] ** 2
     if not position.dtype.is_floating_point or position.shape != (patches, width):
         raise refusal("position", position, f"a floating point tensor [{patches}, {width}], a row a patch")
     if bias is not None and (not bias.dtype.is_floating_point or bias.shape != (width,)):

@@ -50,8 +50,9 @@ class Patches:
         """Without a copy for either layout in memory; other strides are made contiguous first."""
         last = images if images.shape[-1] == 3 else images.permute(0, 2, 3, 1)
         planes = 1 if images.shape[-1] == 3 or last.is_contiguous() else 3
-        values = last.reshape(-1, 3 * size) if planes == 1 else images.reshape(-1, size)
         batch, height, width, _ = last.shape
+        shape = batch * planes * height * (width // size), 3 * size // planes
+        values = (last if planes == 1 else images).reshape(shape)
         return cls(
             values, planes, batch, height // size, width // size, size, scaling(images.dtype, mean, std)
         )

@@ -57,9 +57,7 @@ def sample_tokens(
     if not 0.0 <= wrong_probability <= 1.0:
         raise refusal("wrong_probability", wrong_probability, "from 0 to 1")
     if num_patches == 1 and wrong_probability > 0:
-        raise refusal(
-            "wrong_probability", wrong_probability, "0 where there is one patch: it has no other place"
-        )
+        raise refusal("wrong_probability", wrong_probability, "0 where there is one patch: it has no other place")
     if choose("sample_tokens", "it has no Triton kernel", expected=False) == "reference":
         return reference.sample_tokens(seed, sample_ids, num_patches, keep, wrong_probability)
     return _draw(seed, sample_ids, num_patches, keep, wrong_probability)

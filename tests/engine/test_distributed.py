@@ -17,4 +17,6 @@ def test_ranks_equal_one_rank_with_the_joined_batch(tmp_path, ranks):
     one, many = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "many.pt")
     assert one.keys() == many.keys()
     for name, value in one.items():
-        torch.testing.assert_close(many[name], value, atol=1e-9, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            many[name], value, atol=1e-9, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )

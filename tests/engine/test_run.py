@@ -18,7 +18,14 @@ from vitkiln.engine.train import run
 
 TINY = {
     "method": {"name": "dilemma", "keep": 0.5, "hidden": 32, "output": 16},
-    "encoder": {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "freeze_patch_embed": True},
+    "encoder": {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "freeze_patch_embed": True,
+    },
     "data": {
         "source": "fractal",
         "categories": 4,
@@ -29,7 +36,14 @@ TINY = {
         "workers": 0,
     },
     "optim": {"lr": 1e-3, "warmup_epochs": 1.0},
-    "run": {"epochs": 10.0, "steps": 12, "precision": "fp32", "log_every": 1, "checkpoint_every": 4, "device": "cpu"},
+    "run": {
+        "epochs": 10.0,
+        "steps": 12,
+        "precision": "fp32",
+        "log_every": 1,
+        "checkpoint_every": 4,
+        "device": "cpu",
+    },
 }
 
 
@@ -64,11 +78,27 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_what_it_promises(whole):
     names = {path.name for path in whole.iterdir()}
-    assert names >= {"recipe.yaml", "environment.json", "status.json", "train.log", "metrics.jsonl", "evaluation.json"}
+    assert names >= {
+        "recipe.yaml",
+        "environment.json",
+        "status.json",
+        "train.log",
+        "metrics.jsonl",
+        "evaluation.json",
+    }
     assert (whole / "samples" / "views.png").stat().st_size > 0
     assert (whole / "checkpoints" / "LATEST").read_text().strip() == "step-0000012"
     assert status(whole) == "finished"
-    named = {"step", "epoch", "loss", "contrast", "detection", "detection_accuracy", "lr", "images_per_second"}
+    named = {
+        "step",
+        "epoch",
+        "loss",
+        "contrast",
+        "detection",
+        "detection_accuracy",
+        "lr",
+        "images_per_second",
+    }
     assert set(metrics(whole)[0]) >= named | {"step_ms", "data_ms", "peak_memory_bytes"}
     assert [line["step"] for line in metrics(whole)] == list(range(1, 13))
 
@@ -187,7 +217,14 @@ def test_compiled_blocks_learn_the_same(whole, tmp_path, monkeypatch):
 def test_ten_kills_leave_the_weights_of_the_uninterrupted_run(outside, tmp_path):
     """kill -9 at random moments, resumed each time by the same command."""
     outside()
-    command = [sys.executable, "-m", "vitkiln.engine.cli", "run", str(tmp_path / "outside.yaml"), "run.knn=false"]
+    command = [
+        sys.executable,
+        "-m",
+        "vitkiln.engine.cli",
+        "run",
+        str(tmp_path / "outside.yaml"),
+        "run.knn=false",
+    ]
     command += ["run.tensorboard=false", "run.checkpoint_every=1", "--out"]
     quiet = {"cwd": tmp_path, "capture_output": True}
     subprocess.run([*command, "whole"], check=True, **quiet)

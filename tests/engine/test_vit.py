@@ -43,8 +43,14 @@ def test_named_sizes_have_the_published_parameter_counts(name):
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"position": "learned"}, {"position": "learned", "class_position": False}, {"layer_scale": 0.1}]
-    + [{"position": "learned", "class_position": False, "registers": 4}, {"registers": 2, "width": 48, "heads": 3}],
+    [
+        {},
+        {"position": "learned"},
+        {"position": "learned", "class_position": False},
+        {"layer_scale": 0.1},
+        {"position": "learned", "class_position": False, "registers": 4},
+        {"registers": 2, "width": 48, "heads": 3},
+    ],
 )
 def test_timm_loads_our_weights_and_agrees(more):
     ours = encoder(**more)
@@ -61,9 +67,11 @@ def test_timm_loads_our_weights_and_agrees(more):
 def test_we_load_timms_weights_and_agree(tmp_path):
     from safetensors.torch import save_file
 
-    theirs = timm_module().create_model("vit_tiny_patch16_224", depth=2).eval()
+    theirs = timm_module().vit_tiny_patch16_224(depth=2).eval()
     save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
-    ours = build(Encoder(name="vit_tiny", depth=2, position="learned", weights=str(tmp_path / "timm.safetensors"))).eval()
+    ours = build(
+        Encoder(name="vit_tiny", depth=2, position="learned", weights=str(tmp_path / "timm.safetensors"))
+    ).eval()
     pixels = images(224, 2)
     torch.testing.assert_close(
         ours(pixels), theirs.forward_features(normalised(pixels, ours.settings)), atol=1e-5, rtol=1e-5

@@ -20,9 +20,10 @@ def losses_and_gradients(size: int = 8) -> dict[str, torch.Tensor]:
     share = size // distributed.world()
     mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     batch = Batch(tuple(view[mine] for view in images), torch.arange(size)[mine], torch.tensor([0, 5]))
-    total = distributed.parallel(method, torch.device("cpu"))(batch).total
+    model = distributed.parallel(method, torch.device("cpu"))  # holds the buckets that gradients are views of
+    total = model(batch).total
     total.backward()
-    found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {**found, "total": distributed.mean_over_ranks(total.detach())}
 
 

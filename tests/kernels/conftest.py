@@ -30,7 +30,7 @@ def close() -> Callable[..., None]:
 
 @pytest.fixture
 def gradients() -> Callable[..., tuple[Tensor, ...]]:
-    """The result of a function and the gradients of those arguments that require one, for a fixed random upstream."""
+    """The result of a function, then the gradients of its arguments for a random upstream gradient."""
 
     def compute(function: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Tensor, ...]:
         leaves = [a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in arguments]

@@ -125,7 +125,10 @@ def test_compiles_without_a_break(gradients, close):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({0: torch.zeros(2, 9)}, r"tokens: float32 \[2, 9\] on cpu; must be a floating point tensor \[B, P, D\]"),
+        (
+            {0: torch.zeros(2, 9)},
+            r"tokens: float32 \[2, 9\] on cpu; must be a floating point tensor \[B, P, D\]",
+        ),
         ({0: torch.zeros(2, 9, 5, dtype=torch.int64)}, "tokens: int64"),
         ({1: torch.zeros(9, 6)}, r"position: .*\[9, 6\].*as wide as tokens, \[P, 5\]"),
         ({2: torch.zeros(2, 4)}, r"keep: float32 .*must be int64 \[2, K\]"),

@@ -61,8 +61,12 @@ def test_no_head_where_nothing_is_wrong():
 
 def test_student_sees_few_tokens_and_the_teacher_all():
     dilemma_, seen = method(keep=0.25), {}
-    dilemma_.base.encoder.blocks[0].register_forward_hook(lambda m, x, y: seen.setdefault("student", y.shape[1]))
-    dilemma_.base.teacher[0].blocks[0].register_forward_hook(lambda m, x, y: seen.setdefault("teacher", y.shape[1]))
+
+    def watch(block, who):
+        block.register_forward_hook(lambda module, inputs, output: seen.update({who: output.shape[1]}))
+
+    watch(dilemma_.base.encoder.blocks[0], "student")
+    watch(dilemma_.base.teacher[0].blocks[0], "teacher")
     dilemma_(batch())
     assert seen == {"student": 5, "teacher": 17}
 
@@ -108,7 +112,18 @@ def test_pictures_show_what_is_kept_and_what_is_wrong():
 
 @pytest.mark.parametrize(
     ("drop", "expected"),
-    [(0.25, 147), (0.3, 137), (0.4, 117), (0.5, 98), (0.6, 78), (0.7, 58), (0.75, 49), (0.8, 39), (0.9, 19), (0.0, 196)],
+    [
+        (0.25, 147),
+        (0.3, 137),
+        (0.4, 117),
+        (0.5, 98),
+        (0.6, 78),
+        (0.7, 58),
+        (0.75, 49),
+        (0.8, 39),
+        (0.9, 19),
+        (0.0, 196),
+    ],
 )
 def test_kept_is_the_published_expression(drop, expected):
     assert kept(196, 1 - drop) == expected

@@ -1,0 +1,52 @@
+"""How encoders begin: the published initialisations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .positions import sincos
+
+if TYPE_CHECKING:
+    from .vit import ViT
+
+
+@torch.no_grad()
+def initialise(vit: ViT) -> None:
+    """Positions, tokens, linear layers and patch projection, as `settings.init` and `settings.position` say."""
+    positions(vit)
+    nn.init.normal_(vit.cls_token, std=1e-6)
+    if vit.settings.registers:
+        nn.init.normal_(vit.reg_token, std=1e-6)
+    (mocov3 if vit.settings.init == "mocov3" else truncated_normal)(vit)
+
+
+def positions(vit: ViT) -> None:
+    """The fixed table under rows of zeros for the prefix, or a learned one, drawn."""
+    if vit.settings.position == "sincos":
+        vit.pos_embed[0, -(vit.grid**2) :] = sincos((vit.grid, vit.grid), vit.width)
+    else:
+        nn.init.trunc_normal_(vit.pos_embed, std=0.02)
+
+
+def mocov3(vit: ViT) -> None:
+    """Xavier-uniform, query, key and value each a matrix of its own, biases 0, the projection by its fan of pixels."""
+    for name, module in vit.named_modules():
+        if isinstance(module, nn.Linear):
+            parts = 3 if name.endswith("qkv") else 1
+            bound = (6 / (module.out_features // parts + module.in_features)) ** 0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.zeros_(module.bias)
+    bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
+    nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
+    nn.init.zeros_(vit.patch_embed.proj.bias)
+
+
+def truncated_normal(vit: ViT) -> None:
+    """DINO, DeiT, RelViT, GMML: linear layers at 0.02, biases 0, the projection at PyTorch's default."""
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
