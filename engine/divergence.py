@@ -24,12 +24,14 @@ def bad_parameter(module: nn.Module) -> str | None:
 
 
 def explain(method: nn.Module, batch: Batch) -> str:
-    """Name the first bad tensor: a parameter, else the output of a module when the batch is seen again."""
+    """Name the first bad tensor: a parameter, else a module's output or a gradient when the batch is seen again."""
     if name := bad_parameter(method):
         return f"the first bad tensor is the parameter {name}"
     if name := bad_output(method, batch):
         return f"the first bad tensor is the output of {name}"
-    return "no parameter and no module's output is bad, so the loss itself is"
+    if name := bad_gradient(method, batch):
+        return f"the first bad tensor is the gradient of {name}"
+    return "no parameter, output or gradient of this batch is bad when it is seen again"
 
 
 @torch.no_grad()
@@ -51,3 +53,13 @@ def bad_output(method: nn.Module, batch: Batch) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def bad_gradient(method: nn.Module, batch: Batch) -> str | None:
+    """The first parameter whose gradient is not finite when the batch is seen again."""
+    method.zero_grad(set_to_none=True)
+    method(batch).total.backward()
+    for name, parameter in method.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return name
+    return None

@@ -29,6 +29,7 @@ class LARS(torch.optim.Optimizer):
                     self.move(parameter, parameter.grad, group)
 
     def move(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        skip = getattr(self, "found_inf", parameter.new_zeros(())) > 0
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -37,8 +38,9 @@ class LARS(torch.optim.Optimizer):
             weight_norm, grad_norm = parameter.norm(), grad.norm()
             ratio = group["trust"] * weight_norm / grad_norm
             grad = grad * torch.where((weight_norm > 0) & (grad_norm > 0), ratio, torch.ones_like(ratio))
-        state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
-        parameter.sub_(group["lr"] * state["momentum_buffer"])
+        moved = state["momentum_buffer"] * group["momentum"] + grad
+        state["momentum_buffer"].copy_(torch.where(skip, state["momentum_buffer"], moved))
+        parameter.sub_(torch.where(skip, 0.0, group["lr"] * state["momentum_buffer"]))
 
 
 def effective_lr(settings: Optim, batch_size: int) -> float:
@@ -66,12 +68,24 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"].fill_(rate)
 
 
-def clip(parameters: Iterable[Tensor], settings: Optim) -> None:
-    """Bound the gradient's norm, over the whole model or, as DINO and GMML do, for each tensor by itself."""
-    if settings.clip is None:
-        return
+def clip(parameters: Iterable[Tensor], settings: Optim) -> Tensor:
+    """The gradient's norm over the whole model; bounded where the settings say so, for the model or for each tensor."""
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(grads))
-    if settings.clip_per == "model":
-        norms = norms.norm().expand(len(grads))
-    torch._foreach_mul_(grads, list((settings.clip / (norms + 1e-6)).clamp(max=1.0).unbind()))
+    total = norms.norm()
+    if settings.clip is not None:
+        each = total.expand(len(grads)) if settings.clip_per == "model" else norms
+        torch._foreach_mul_(grads, list((settings.clip / (each + 1e-6)).clamp(max=1.0).unbind()))
+    return total
+
+
+def step(optimizer: torch.optim.Optimizer, norm: Tensor) -> Tensor:
+    """Move the weights, unless the gradient is not finite: then leave them good. Returns that flag, 0 or 1.
+
+    Nothing waits for the device: the flag is the one by which PyTorch's fused optimisers skip an overflow.
+    """
+    flag = (~torch.isfinite(norm)).float()
+    optimizer.found_inf = flag  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return flag

@@ -130,6 +130,8 @@ def log_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    if log.level == logging.NOTSET:  # called from a program that set up no logging
+        log.setLevel(logging.INFO)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -48,6 +48,7 @@ class Trainer:
             for block in self.method.backbone().blocks:
                 block.compile()
         self.model = distributed.parallel(self.method, device)
+        self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
 
     def loader(self) -> Loader:
         data, run = self.recipe.data, self.recipe.run
@@ -96,12 +97,11 @@ def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
                 losses = trainer.model(batch)
             (losses.total / len(batches)).backward()
         seen.append(losses)
-    optim.clip(trainer.method.parameters(), trainer.recipe.optim)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    norm = optim.clip(trainer.method.parameters(), trainer.recipe.optim)
+    trainer.skipped += optim.step(trainer.optimizer, norm)
     trainer.pace.step += 1
     trainer.method.after_step(trainer.pace.progress)
-    return average(seen)
+    return average(seen, norm)
 
 
 def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Signals) -> None:
@@ -120,13 +120,14 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
             clock.steps += 1
             pace.seconds = shared_seconds(trainer, pace.seconds + time.perf_counter() - began)
             reporter.step(pace.position)
-            last = pace.done
-            if trainer.device.type == "cpu" or pace.step % run.log_every == 0 or last:
-                refuse_divergence(trainer, folder, losses, micro[-1])
-            if pace.step % run.log_every == 0 or last:
-                report(trainer, reporter, clock, losses, rate)
+            last, reporting = pace.done, pace.step % run.log_every == 0
             stopping = last or signals.stopping(trainer.device, pace.step, run.log_every)
-            if pace.step % run.checkpoint_every == 0 or stopping:
+            saving = pace.step % run.checkpoint_every == 0 or stopping
+            if trainer.device.type == "cpu" or reporting or saving:  # on a GPU this waits for the step
+                refuse_divergence(trainer, folder, losses, micro[-1])
+            if reporting or last:
+                report(trainer, reporter, clock, losses, rate)
+            if saving:
                 clock.pause(save(trainer, folder))
             if stopping and not last:
                 raise Stopped(f"stopped at step {pace.step} and saved; the same command goes on from {folder.path}")
@@ -227,20 +228,21 @@ def save(trainer: Trainer, folder: RunFolder) -> float:
 
 def refuse_divergence(trainer: Trainer, folder: RunFolder, losses: Losses, batch: Batch) -> None:
     """Diverged, with its cause, where the loss of any rank is not finite."""
-    if not distributed.any_rank(not finite(losses), trainer.device):
+    if not distributed.any_rank(not finite(losses) or trainer.skipped.item() > 0, trainer.device):
         return
     good = checkpoint.newest(folder.checkpoints)
     cause = explain(trainer.method, batch)
     raise Diverged(f"step {trainer.pace.step}: the loss is not finite; {cause}; last good checkpoint: {good or 'none'}")
 
 
-def average(seen: list[Losses]) -> Losses:
-    """The mean of each term and metric over micro-batches, without gradient."""
+def average(seen: list[Losses], norm: Tensor) -> Losses:
+    """The mean of each term and metric over micro-batches, and the norm of their gradient."""
 
     def mean(part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.stack([values[name].detach() for values in part]).mean() for name in part[0]}
 
-    return Losses(mean([losses.terms for losses in seen]), mean([losses.metrics for losses in seen]))
+    metrics = {**mean([losses.metrics for losses in seen]), "gradient_norm": norm}
+    return Losses(mean([losses.terms for losses in seen]), metrics)
 
 
 def shared_seconds(trainer: Trainer, seconds: float) -> float:

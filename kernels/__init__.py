@@ -3,6 +3,7 @@
 from ._shared.choice import use
 from ._shared.philox import uniform
 from .attention import attention, class_attention
+from .augment_views import augment_views
 from .contrastive import info_nce
 from .detection_loss import detection_loss
 from .patch_embed import patch_embed
@@ -11,6 +12,7 @@ from .sample_tokens import sample_tokens
 
 __all__ = [
     "attention",
+    "augment_views",
     "class_attention",
     "detection_loss",
     "info_nce",

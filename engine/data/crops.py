@@ -29,8 +29,8 @@ class Crops(NamedTuple):
     """The crops of a task. Where `complete` is False no image could be found for one of them."""
 
     views: tuple[Tensor, ...]  # uint8 [B, H, W, 3]
-    parameters: tuple[Tensor, ...]  # float32 [B, 13], see kernels/augment_views/columns.py
-    labels: Tensor  # int64 [B]
+    parameters: tuple[NDArray[np.float32], ...]  # [B, 13], see kernels/augment_views/columns.py
+    labels: NDArray[np.int64]  # [B]
     bad: tuple[tuple[str, str], ...]  # path and reason
     complete: bool
 
@@ -50,14 +50,13 @@ class Cutter:
         for place, sample in enumerate(task.ids.tolist()):
             found = self.find(task.epoch, sample, bad)
             if found is None:
-                return Crops((), (), torch.empty(0, dtype=torch.int64), tuple(bad), False)
+                return Crops((), (), labels[:0], tuple(bad), False)
             image, labels[place] = found
             for number, view in enumerate(self.views):
                 numbers = uniforms(self.seed, task.epoch, number, sample)
                 pixels[number][place] = cut(image, crop_box(numbers, *image.size, view), view)
                 rows[number][place] = colours(numbers, view)
-        tensors = tuple(map(torch.from_numpy, pixels)), tuple(map(torch.from_numpy, rows))
-        return Crops(*tensors, torch.from_numpy(labels), tuple(bad), True)
+        return Crops(tuple(map(torch.from_numpy, pixels)), tuple(rows), labels, tuple(bad), True)
 
     def find(self, epoch: int, sample: int, bad: list[tuple[str, str]]) -> tuple[Image.Image, int] | None:
         """The image and its label, or those of one drawn in its place; the broken ones are added to `bad`."""

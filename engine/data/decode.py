@@ -14,13 +14,12 @@ def decode(path: str) -> Image.Image:
     """The picture as 8-bit RGB: transparency is dropped and deeper grey values are scaled, not cut off. BadImage."""
     try:
         return rgb(read(path))
-    except (
-        Exception
-    ) as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
+    except Exception as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
         raise BadImage(path, reason(error)) from None
 
 
 def read(path: str) -> Image.Image:
+    """The picture in its own mode, decoded to the end; whatever is wrong with it is raised."""
     data = Path(path).read_bytes()
     if not data:
         raise ValueError("the file is empty")
@@ -32,11 +31,10 @@ def read(path: str) -> Image.Image:
 
 
 def rgb(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB, itself where it is."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith(
-        "I"
-    ):  # I;16 and its orders of bytes, and I, in which older Pillow gives 16-bit PNG
+    if image.mode.startswith("I"):  # I;16 and its orders of bytes, and I, in which older Pillow gives 16-bit PNG
         deep = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((deep + 128) // 257).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
@@ -45,6 +43,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
+    """What is wrong with a picture, without its path."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     if isinstance(error, OSError) and error.strerror:

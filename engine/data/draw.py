@@ -18,12 +18,11 @@ IDENTITY = columns.identity()
 def generator(seed: int, epoch: int, view: int, sample: int, attempt: int = 0) -> np.random.Generator:
     """Counter-based: Philox keyed by (seed, epoch), its counter set to (0, attempt, view, sample id)."""
     key = np.array([seed, epoch], np.uint64)
-    return np.random.Generator(
-        np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64))
-    )
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64)))
 
 
 def uniforms(seed: int, epoch: int, view: int, sample: int) -> list[float]:
+    """All the random numbers of one crop, in [0, 1)."""
     return generator(seed, epoch, view, sample).random(UNIFORMS).tolist()
 
 
@@ -41,10 +40,10 @@ def crop_box(numbers: list[float], width: int, height: int, view: View) -> Box:
         if 0 < w <= width and 0 < h <= height:
             left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
             return left, top, left + w, top + h
-    return central_box(width, height, view.ratio)
+    return _central_box(width, height, view.ratio)
 
 
-def central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
+def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2
@@ -60,17 +59,15 @@ def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
         *strengths, hue = view.jitter
         row[columns.JITTER] = 1
         row[columns.ORDER] = sorted(range(4), key=u[2:6].__getitem__)
-        row[columns.FACTORS] = [
-            between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)
-        ]
-        row[columns.HUE] = between(-hue, hue, u[9])
+        row[columns.FACTORS] = [_between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)]
+        row[columns.HUE] = _between(-hue, hue, u[9])
     row[columns.GRAY] = u[10] < view.gray
     if u[11] < view.blur:
-        row[columns.SIGMA] = between(*view.blur_sigma, u[12])
+        row[columns.SIGMA] = _between(*view.blur_sigma, u[12])
     if u[13] < view.solarize:
         row[columns.THRESHOLD] = 128
     return row
 
 
-def between(low: float, high: float, uniform: float) -> float:
+def _between(low: float, high: float, uniform: float) -> float:
     return low + uniform * (high - low)

@@ -1,7 +1,7 @@
 """Images in folders: one folder a class, or all of them anywhere below one."""
 
-import os
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class FolderSource:
         self.classes = index.classes if index.classes is None or classes is None else classes
         self.labels: NDArray[np.int32] = index.labels
         if self.classes is not None and index.classes is not None and self.classes != index.classes:
-            numbers = renumber(index, self.classes)
+            numbers = _renumber(index, self.classes)
             self.labels = numbers[index.labels]
 
     def __len__(self) -> int:
@@ -41,13 +41,13 @@ class FolderSource:
         return self.index.path(index)
 
 
-def renumber(index: Index, classes: tuple[str, ...]) -> NDArray[np.int32]:
+def _renumber(index: Index, classes: tuple[str, ...]) -> NDArray[np.int32]:
     number = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in index.classes or () if name not in number]
     if unknown:
         raise DataError(
             f"{index.root}: class {unknown[0]!r} is not among the {len(classes)} classes of the training images"
-            f"{nearest(unknown[0], classes)}"
+            f"{_nearest(unknown[0], classes)}"
         )
     return np.array([number[name] for name in index.classes or ()], np.int32)
 
@@ -58,23 +58,23 @@ def open_folder(root: str | None, val: str | None, split: Split) -> FolderSource
         raise DataError("data.root: null; must be the folder of the images")
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DataError(f"data.root: {str(folder)!r} {absence(folder)}")
+        raise DataError(f"data.root: {str(folder)!r} {_absence(folder)}")
     split_apart = (folder / "train").is_dir()
     train = folder / "train" if split_apart else folder
     if split == "train":
-        return FolderSource(filled(train, "data.root"))
+        return FolderSource(_filled(train, "data.root"))
     if val is not None:
         place = Path(val).expanduser()
         if not place.is_dir():
-            raise DataError(f"data.val: {str(place)!r} {absence(place)}")
-        return FolderSource(filled(place, "data.val"), open_index(str(train)).classes)
+            raise DataError(f"data.val: {str(place)!r} {_absence(place)}")
+        return FolderSource(_filled(place, "data.val"), open_index(str(train)).classes)
     for name in VALIDATION if split_apart else ():
         if (folder / name).is_dir():
-            return FolderSource(filled(folder / name, "data.root"), open_index(str(train)).classes)
+            return FolderSource(_filled(folder / name, "data.root"), open_index(str(train)).classes)
     return None
 
 
-def filled(folder: Path, key: str) -> Index:
+def _filled(folder: Path, key: str) -> Index:
     index = open_index(str(folder))
     if not len(index):
         kinds = ", ".join(suffix.decode() for suffix in SUFFIXES[:6])
@@ -85,15 +85,15 @@ def filled(folder: Path, key: str) -> Index:
     return index
 
 
-def absence(folder: Path) -> str:
+def _absence(folder: Path) -> str:
     if folder.exists():
         return "is a file; must be the folder of the images"
-    siblings = (
-        os.listdir(folder.parent) if os.access(folder.parent, os.R_OK) and folder.parent.is_dir() else []
-    )
-    return f"does not exist; must be the folder of the images{nearest(folder.name, siblings)}"
+    siblings: list[str] = []
+    with suppress(OSError):
+        siblings = [path.name for path in folder.parent.iterdir()]
+    return f"does not exist; must be the folder of the images{_nearest(folder.name, siblings)}"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str]) -> str:
     close = get_close_matches(name, names, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

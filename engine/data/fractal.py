@@ -5,16 +5,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..settings import Data
-from .ifs import PAD, SETTLE, System, orbits, pixels, search, weight_rows
+from .ifs import Array, System, cells, fill, finite, orbits, search, stream, weight_rows
 from .source import Split
 
-BLANK = 0.02  # share of lit pixels below which a picture shows nearly nothing
-LIT = 127
-LONG, PROBES = (
-    512,
-    16,
-)  # steps and orbits by which a divergence is found that a picture's short orbits would not show
 WEIGHTS = weight_rows()
+IDENTITY = 2  # the row that leaves a formula as it was accepted
+PROBE = 512, 16  # steps and orbits: a slow divergence that a picture's short orbits would not show
+BLANK = 0.02  # of a small canvas: a formula that lights less shows nearly nothing
+STEPS = 32  # points of each of a picture's orbits
+PAD = 6
+LIT = 127
 BITS = np.arange(8, -1, -1)
 
 
@@ -32,10 +32,8 @@ class Fractals:
         if split == "val":
             self.first, self.instances = data.instances, max(1, data.instances // 4)
         self.classes: tuple[str, ...] | None = tuple(f"{category:05d}" for category in range(data.categories))
-        self.steps = 32
-        self.chains = -(-data.fractal_points // self.steps)
         self.points = data.fractal_points
-        self.known: dict[int, tuple[System, NDArray[np.int64]]] = {}
+        self.known: dict[int, tuple[System, list[int]]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "known": {}}
@@ -54,58 +52,43 @@ class Fractals:
 
     def image(self, index: int) -> Image.Image:
         category, instance = self.label(index), self.instance(index)
-        key = np.array([self.seed, category], np.uint64)
-        numbers = np.random.Generator(
-            np.random.Philox(key=key, counter=np.array([0, 0, 0, instance], np.uint64))
-        )
         system, rows = self.formula(category)
+        numbers = stream(self.seed, category, 0, 0, instance)
         row = instance % len(WEIGHTS)
         if row not in rows:
-            row = int(rows[numbers.integers(len(rows))])
-        picture = self.draw(weighted(system, row), numbers)
-        picture = flipped(picture, instance // len(WEIGHTS) % 4)
-        return Image.fromarray(picture).convert("RGB")
+            row = rows[numbers.integers(len(rows))]
+        picture = self.draw(system, WEIGHTS[row], numbers)
+        return Image.fromarray(flipped(picture, instance // len(WEIGHTS) % 4)).convert("RGB")
 
-    def formula(self, category: int) -> tuple[System, NDArray[np.int64]]:
+    def formula(self, category: int) -> tuple[System, list[int]]:
         """A category's maps, and the rows of weights with which they neither diverge nor draw almost nothing."""
         if category not in self.known:
             system = search(self.seed, category)
-            rows = [row for row in range(len(WEIGHTS)) if self.shows(weighted(system, row), category, row)]
-            self.known[category] = (
-                system,
-                np.array(rows or [2]),
-            )  # row 2 leaves the formula as it was accepted
+            self.known[category] = system, _usable(system, stream(self.seed, category, 0, 1, 0))
         return self.known[category]
 
-    def shows(self, system: System, category: int, row: int) -> bool:
-        key = np.array([self.seed, category], np.uint64)
-        counter = np.array([0, row, 1, 0], np.uint64)
-        numbers = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        if orbits(system, numbers.random((LONG, PROBES))) is None:
-            return False
-        return bool((self.draw(system, numbers) > 0).mean() >= BLANK)
-
-    def draw(self, system: System, numbers: np.random.Generator) -> NDArray[np.uint8]:
-        points = orbits(system, numbers.random((SETTLE + self.steps, self.chains)))
-        if points is None:
-            return np.zeros((self.size, self.size), np.uint8)
+    def draw(self, system: System, weights: Array, numbers: np.random.Generator) -> NDArray[np.uint8]:
+        """The weights change the maps, not how often each is chosen."""
+        chosen = system.choices(numbers, STEPS, -(-self.points // STEPS))
+        points = orbits(system.maps * weights, chosen).reshape(2, -1)[:, : self.points]
         masks = numbers.integers(1, 512, self.points)
-        return patches(pixels(points.reshape(-1, 2)[: self.points], self.size, PAD), masks, self.size)
+        return patches(cells(points, self.size, PAD), masks, self.size)
 
 
-def weighted(system: System, row: int) -> System:
-    """The weights change the maps, not how often each is chosen."""
-    return System(system.maps * WEIGHTS[row], system.cumulative)
+def _usable(system: System, numbers: np.random.Generator) -> list[int]:
+    points = orbits(system.maps * WEIGHTS[:, None], system.choices(numbers, *PROBE))  # [2, T, rows, orbits]
+    shown = (points[:, :, row] for row in range(len(WEIGHTS)))
+    return [row for row, seen in enumerate(shown) if finite(seen) and fill(seen) >= BLANK] or [IDENTITY]
 
 
-def patches(cells: NDArray[np.int64], masks: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+def patches(places: NDArray[np.int64], masks: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
     """Write each point's 3 x 3 bits, the highest first, with their corner one right of and below it; later ones win.
 
-    cells int64 [N, 2] (x, y), masks int64 [N] of nine bits -> uint8 [size, size], its rows from the bottom up
+    places int64 [2, N], column and row; masks int64 [N] of nine bits -> uint8 [size, size], its rows from the bottom up
     """
     near = np.arange(1, 4)
     offsets = (near[:, None] * size + near).ravel()
-    where = (cells[:, 1] * size + cells[:, 0])[:, None] + offsets  # [N, 9]
+    where = (places[1] * size + places[0])[:, None] + offsets  # [N, 9]
     canvas = np.zeros(size * size, np.uint8)
     canvas[where] = (masks[:, None] >> BITS & 1) * LIT  # of equal indices numpy keeps the last
     return canvas.reshape(size, size)[::-1]

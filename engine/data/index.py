@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 VERSION = 1
 SETTLED_NS = 2_000_000_000  # a folder changed more recently may change again within one tick of its clock
-SUFFIXES = tuple(
-    b".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
-)
+SUFFIXES = tuple(b".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split())
 log = logging.getLogger("vitkiln")
 
 
@@ -29,9 +27,7 @@ class Index:
     text: NDArray[np.uint8]  # paths relative to the root
     ends: NDArray[np.int64]  # [N] where each path ends in `text`
     labels: NDArray[np.int32]  # [N] index into classes, or -1
-    classes: (
-        tuple[str, ...] | None
-    )  # first-level folders that hold images; None where the root itself holds some
+    classes: tuple[str, ...] | None  # first-level folders that hold images; None where the root itself holds some
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -66,6 +62,7 @@ def open_index(root: str) -> Index:
 
 
 def cache_file(root: str) -> Path:
+    """Where the index of a folder is kept."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "vitkiln" / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.npz"
 
@@ -105,11 +102,10 @@ def listing(folder: bytes) -> tuple[tuple[bytes, ...], list[bytes]]:
 
 
 def build(root: str, folders: list[Folder]) -> Index:
+    """The index of the folders that `walk` found."""
     first = [folder.path.split(b"/", 1)[0] for folder in folders]
     counts = [len(folder.files) for folder in folders]
-    paths = [
-        (folder.path + b"/" if folder.path else b"") + name for folder in folders for name in folder.files
-    ]
+    paths = [(folder.path + b"/" if folder.path else b"") + name for folder in folders for name in folder.files]
     names = sorted({name for name, count in zip(first, counts, strict=True) if count})
     flat = not names or b"" in names
     number = {} if flat else {name: label for label, name in enumerate(names)}
@@ -126,12 +122,12 @@ def save(index: Index, folders: list[Folder], cache: Path) -> None:
     """Write beside the name and rename, so that a reader never sees half of it; a cache is never worth an error."""
     arrays = {
         "version": np.array(VERSION),
-        "folders": packed(folder.path for folder in folders),
+        "folders": _packed(folder.path for folder in folders),
         "states": np.array([folder.state for folder in folders], np.int64),
         "text": index.text,
         "ends": index.ends,
         "labels": index.labels,
-        "classes": packed(map(os.fsencode, index.classes or ())),
+        "classes": _packed(map(os.fsencode, index.classes or ())),
     }
     temporary = None
     try:
@@ -151,17 +147,17 @@ def load(root: str, cache: Path) -> Index:
     with np.load(cache, allow_pickle=False) as arrays:
         stored = {name: arrays[name] for name in arrays.files}
     start = os.fsencode(root)
-    found = [os.stat(os.path.join(start, path)) for path in unpacked(stored["folders"])]  # noqa: PTH116, PTH118
+    found = [os.stat(os.path.join(start, path)) for path in _unpacked(stored["folders"])]  # noqa: PTH116, PTH118
     states = np.array([(s.st_dev, s.st_ino, s.st_mtime_ns) for s in found], np.int64)
     if stored["version"] != VERSION or not np.array_equal(states, stored["states"]):
         raise ValueError("changed since")
-    classes = tuple(os.fsdecode(name) for name in unpacked(stored["classes"]))
+    classes = tuple(os.fsdecode(name) for name in _unpacked(stored["classes"]))
     return Index(root, stored["text"], stored["ends"], stored["labels"], classes or None)
 
 
-def packed(names: Iterator[bytes]) -> NDArray[np.uint8]:
+def _packed(names: Iterator[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8)
 
 
-def unpacked(array: NDArray[np.uint8]) -> list[bytes]:
+def _unpacked(array: NDArray[np.uint8]) -> list[bytes]:
     return array.tobytes().split(b"\0")[:-1]

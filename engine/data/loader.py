@@ -3,8 +3,11 @@
 import copy
 import logging
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitkiln.kernels.augment_views import augment_views
@@ -14,9 +17,8 @@ from ..vocabulary import Batch, View
 from .crops import Crops, Cutter, Task
 from .order import Order
 from .source import Source
-from .workers import Stream
+from .workers import AT_ONCE, Stream
 
-AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
 log = logging.getLogger("vitkiln")
 
 
@@ -72,26 +74,23 @@ class Loader:
 
     def batch(self, stream: Stream[Crops], step: int, ids: Tensor) -> Batch:
         parts = [self.checked(next(stream)) for _ in range(0, len(ids), AT_ONCE)]
-        pictures = [
-            self.together([part.views[number] for part in parts]) for number in range(len(parts[0].views))
-        ]
-        rows = [self.together([part.parameters[n] for part in parts]) for n in range(len(pictures))]
+        pictures = [self.together(list(views)) for views in zip(*(part.views for part in parts), strict=True)]
+        rows = [self.array(list(rows)) for rows in zip(*(part.parameters for part in parts), strict=True)]
         return Batch(
             views=tuple(augment_views(*pair) for pair in zip(pictures, rows, strict=True)),
             ids=self.together([ids]),
             seed=self.together([torch.tensor([self.order.seed, step])]),
-            labels=None
-            if self.cutter.source.classes is None
-            else self.together([part.labels for part in parts]),
+            labels=None if self.cutter.source.classes is None else self.array([part.labels for part in parts]),
         )
+
+    def array(self, parts: list[NDArray[Any]]) -> Tensor:
+        return self.together([torch.from_numpy(np.concatenate(parts))])
 
     def together(self, parts: list[Tensor]) -> Tensor:
         """One tensor on the device. On CUDA nothing waits: the parts are, or are put, in pinned memory."""
         if self.device.type != "cuda":
             return torch.cat(parts).to(self.device)
-        whole = torch.empty(
-            (sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device
-        )
+        whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device)
         start = 0
         for part in parts:
             pinned = part if part.is_pinned() else part.pin_memory()

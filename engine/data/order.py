@@ -15,9 +15,7 @@ class Order:
     ValueError where the parts are not equal, DataError where the images do not fill one step.
     """
 
-    def __init__(
-        self, length: int, batch_size: int, *, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1
-    ):
+    def __init__(self, length: int, batch_size: int, *, seed: int, accumulate: int = 1, rank: int = 0, world: int = 1):
         if batch_size % (accumulate * world):
             raise ValueError(
                 f"batch_size: {batch_size}; must be divisible by accumulate * world, {accumulate} * {world}"

@@ -2,18 +2,21 @@
 
 import signal
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..errors import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-AHEAD = 4  # tasks that each worker has before it
+AHEAD = 2  # tasks that each worker has before it
+AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
 
 
 class Work(Dataset[Any]):
@@ -23,7 +26,8 @@ class Work(Dataset[Any]):
         self.function = function
 
     def __getitem__(self, task: Any) -> Any:
-        return self.function(task)
+        result = self.function(task)
+        return result if get_worker_info() is None else _shared(result)
 
 
 class Stream(Iterator[Result]):
@@ -32,22 +36,21 @@ class Stream(Iterator[Result]):
     With workers > 0 in so many processes, else here when they are asked for. DataError where a process dies.
     """
 
-    def __init__(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, pin: bool = False
-    ):
-        loader: DataLoader[Result] = DataLoader(
-            Work(function),
-            batch_size=None,
-            sampler=tasks,  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=same,
-            pin_memory=pin,
-            prefetch_factor=AHEAD if workers else None,
-            multiprocessing_context=start_method() if workers else None,
-            worker_init_fn=leave_signals,
-            generator=torch.Generator(),  # else a number would be drawn from the run's own
-        )
-        with own_child_handler():
+    def __init__(self, function: Callable[[Task], Result], tasks: Iterable[Task], workers: int, pin: bool = False):
+        with own_child_handler(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as asked for
+            loader: DataLoader[Result] = DataLoader(
+                Work(function),
+                batch_size=None,
+                sampler=tasks,
+                num_workers=workers,
+                collate_fn=_same,
+                pin_memory=pin,
+                prefetch_factor=AHEAD if workers else None,
+                multiprocessing_context=start_method() if workers else None,
+                worker_init_fn=leave_signals,
+                generator=torch.Generator(),  # else a number would be drawn from the run's own
+            )
             self.results = iter(loader)
         self.end = weakref.finalize(self, shut_down, self.results)
 
@@ -55,13 +58,14 @@ class Stream(Iterator[Result]):
         try:
             return next(self.results)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
             self.close()
+            reason = str(error).strip()
+            if not reason.startswith("DataLoader worker (pid") and "allocate shared memory" not in reason:
+                raise
             raise DataError(
-                f"A process that reads images died ({str(error).splitlines()[0].strip()}). Either memory ran out, "
-                "shared memory (/dev/shm) is too small for data.workers processes, or somebody ended it; "
-                "fewer data.workers need less of both."
+                f"A process that reads images died ({reason.splitlines()[-1]}). Either memory ran out, shared memory "
+                "(/dev/shm) is too small for so many processes, or somebody ended it; fewer data.workers need less "
+                "of both."
             ) from None
 
     def close(self) -> None:
@@ -69,7 +73,17 @@ class Stream(Iterator[Result]):
         self.end()
 
 
-def same(result: Result) -> Result:
+def _shared(result: Any) -> Any:
+    """Tensors into shared memory here, where too little of it is an error; the queue would lose them and wait."""
+    if isinstance(result, Tensor):
+        return result.share_memory_()
+    if isinstance(result, tuple):
+        parts = map(_shared, result)
+        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+    return result
+
+
+def _same(result: Result) -> Result:
     return result
 
 

@@ -1,24 +1,33 @@
 """Settings of MoCo v3 (arXiv:2104.02057)."""
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from .sections import Count, Positive, Share
-from .strict import Pair, Quadruple, Section
+from .sections import MethodSettings
+from .strict import Conflict, Count, Positive, Quadruple, Share, Shares, shown
 
 
-class Settings(Section):
+class Settings(MethodSettings):
     """Published values; see methods/mocov3.py for what they mean."""
 
     smallest_batch: ClassVar[int] = 2  # one image has no negative, and its batch statistics are nought
 
-    name: Literal["mocov3"] = "mocov3"
+    name: Literal["mocov3"] = "mocov3"  # type: ignore[assignment]
     temperature: Positive = 0.2
     momentum: Share = 0.99
     hidden: Count = 4096
     output: Count = 256
-    crop_scale: Pair = (0.08, 1.0)
+    crop_scale: Shares = (0.08, 1.0)
     jitter: Quadruple = (0.4, 0.4, 0.2, 0.1)
     jitter_probability: Share = 0.8
     gray: Share = 0.2
-    blur: Pair = (1.0, 0.1)  # of the first and the second view
-    solarize: Pair = (0.0, 0.2)
+    blur: Shares = (1.0, 0.1)  # of the first and the second view
+    solarize: Shares = (0.0, 0.2)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Ranges that torch would only complain about in the middle of a step."""
+        low, high = self.crop_scale
+        if not 0 < low <= high:
+            yield Conflict("crop_scale", "must be two shares of the area, the smaller first and more than 0")
+        if self.jitter[3] > 0.5:
+            yield Conflict("jitter", f"the last, hue, is {shown(self.jitter[3])}; must be at most 0.5")

@@ -1,10 +1,23 @@
 """Encoder, data, optimiser and run: the sections that every method shares."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from math import lcm
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .strict import Float, Pair, Section, Triple
+from .strict import (
+    Conflict,
+    Count,
+    Decays,
+    NotNegative,
+    Positive,
+    Scales,
+    Section,
+    Share,
+    Triple,
+    nearest_multiple,
+)
 
 SIZES = {  # width, depth, heads (Steiner et al., arXiv:2106.10270, table 2)
     "vit_tiny": (192, 12, 3),
@@ -13,10 +26,6 @@ SIZES = {  # width, depth, heads (Steiner et al., arXiv:2106.10270, table 2)
     "vit_large": (1024, 24, 16),
 }
 ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large"]
-Share = Annotated[Float, Field(ge=0, le=1)]
-Positive = Annotated[Float, Field(gt=0)]
-NotNegative = Annotated[Float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Encoder(Section):
@@ -37,7 +46,7 @@ class Encoder(Section):
     freeze_patch_embed: bool = False
     init: Literal["mocov3", "truncated_normal"] = "mocov3"
     mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    std: Scales = (0.229, 0.224, 0.225)
     weights: str | None = None
 
     @property
@@ -49,6 +58,40 @@ class Encoder(Section):
     @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Sizes that do not divide."""
+        if self.image_size % self.patch_size:
+            nearest = nearest_multiple(self.image_size, self.patch_size)
+            yield Conflict(
+                "image_size",
+                f"must be a multiple of encoder.patch_size={self.patch_size}; the nearest is {nearest}",
+            )
+        width, _, heads = self.shape
+        unit = lcm(heads, 4) if self.position == "sincos" else heads
+        if width % unit == 0:
+            return
+        if self.width is None:  # the named size's: only the heads were chosen
+            fitting = [n for n in range(1, width + 1) if width % n == 0]
+            nearest = min(fitting, key=lambda n: abs(n - heads))
+            yield Conflict("heads", f"must divide the width of {self.name}, {width}; the nearest is {nearest}")
+        else:
+            units = f"encoder.heads={heads}" + (", and of 4 for sin-cos positions" if unit != heads else "")
+            yield Conflict(
+                "width", f"must be a multiple of {units}; the nearest is {nearest_multiple(width, unit)}"
+            )
+
+
+class MethodSettings(Section):
+    """What the engine asks of any method's settings."""
+
+    smallest_batch: ClassVar[int] = 1  # images in a micro-batch
+
+    name: str
+
+    def misfits(self, encoder: Encoder) -> Iterator[Conflict]:
+        """What is wrong only with this encoder."""
+        yield from ()
 
 
 class Data(Section):
@@ -78,7 +121,7 @@ class Optim(Section):
     warmup_epochs: NotNegative = 0.0
     weight_decay: NotNegative = 0.1
     decay_1d: bool = True  # whether biases, norms and other vectors decay too
-    betas: Pair = (0.9, 0.999)
+    betas: Decays = (0.9, 0.999)
     momentum: Share = 0.9  # lars
     trust: Positive = 0.001  # lars
     clip: Positive | None = None

@@ -14,22 +14,22 @@ def adjust(pixels: Tensor, operation: Tensor, parameters: Tensor) -> Tensor:
         for number in range(4):
             rows = (operation == number).nonzero().flatten()
             if len(rows):
-                out[rows] = one(number, pixels[rows], parameters[rows])
+                out[rows] = _one(number, pixels[rows], parameters[rows])
         return out
     chosen = operation[:, None, None, None]
-    result = one(3, pixels, parameters)
+    result = _one(3, pixels, parameters)
     for number in range(3):
-        result = torch.where(chosen == number, one(number, pixels, parameters), result)
+        result = torch.where(chosen == number, _one(number, pixels, parameters), result)
     return result
 
 
-def one(number: int, pixels: Tensor, parameters: Tensor) -> Tensor:
+def _one(number: int, pixels: Tensor, parameters: Tensor) -> Tensor:
     if number == 3:
         return turn_hue(pixels, parameters[:, columns.HUE])
     factor = parameters[:, columns.FACTORS][:, number]
     if number == 0:
         return blend(torch.zeros_like(pixels[:, :1]), pixels, factor)
-    return blend(mean(luma(pixels)) if number == 1 else luma(pixels), pixels, factor)
+    return blend(_mean(luma(pixels)) if number == 1 else luma(pixels), pixels, factor)
 
 
 def luma(pixels: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def luma(pixels: Tensor) -> Tensor:
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)
 
 
-def mean(gray: Tensor) -> Tensor:
+def _mean(gray: Tensor) -> Tensor:
     count = gray[0].numel()
     total = gray.sum((1, 2, 3), dtype=torch.int64).double()
     return (total / count + 0.5).floor()[:, None, None, None]

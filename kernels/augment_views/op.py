@@ -14,6 +14,7 @@ OTHERWISE = 64  # and take no more than one or two GiB of a GPU
 
 @operator("augment_views")
 def augment(images: Tensor, parameters: Tensor) -> Tensor:
+    """A few images at a time."""
     together = TOGETHER.get(images.device.type, OTHERWISE)
     parts = zip(images.split(together), parameters.split(together), strict=True)
     return torch.cat([reference.augment_views(*part) for part in parts])

@@ -27,11 +27,11 @@ def augment_views(images: Tensor, parameters: Tensor) -> Tensor:
     for place in range(columns.ORDER.start, columns.ORDER.stop):
         operation = parameters[:, place]
         pixels = where(jitter & ((operation < 3) | hue), adjust, pixels, operation, parameters)
-    pixels = where(parameters[:, columns.GRAY] > 0, gray, pixels)
+    pixels = where(parameters[:, columns.GRAY] > 0, _gray, pixels)
     sigma, threshold = parameters[:, columns.SIGMA], parameters[:, columns.THRESHOLD]
     pixels = where(sigma > 0, blur, pixels, sigma)
-    pixels = where(threshold < 256, solarize, pixels, threshold)
-    pixels = where(parameters[:, columns.FLIP] > 0, mirror, pixels)
+    pixels = where(threshold < 256, _solarize, pixels, threshold)
+    pixels = where(parameters[:, columns.FLIP] > 0, _mirror, pixels)
     return pixels.permute(0, 2, 3, 1).contiguous()
 
 
@@ -46,13 +46,13 @@ def where(chosen: Tensor, change: Change, pixels: Tensor, *arguments: Tensor) ->
     return pixels
 
 
-def gray(pixels: Tensor) -> Tensor:
+def _gray(pixels: Tensor) -> Tensor:
     return luma(pixels).expand_as(pixels)
 
 
-def solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
+def _solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
     return torch.where(pixels >= threshold[:, None, None, None], 255 - pixels, pixels)
 
 
-def mirror(pixels: Tensor) -> Tensor:
+def _mirror(pixels: Tensor) -> Tensor:
     return pixels.flip(-1)

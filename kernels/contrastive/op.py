@@ -76,9 +76,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_backward, setup_context=_save)
 
 
-def info_nce(
-    query: Tensor, key: Tensor, temperature: float, offset: int = 0, normalize: bool = True
-) -> Tensor:
+def info_nce(query: Tensor, key: Tensor, temperature: float, offset: int = 0, normalize: bool = True) -> Tensor:
     """loss[i] = -log softmax_j(query[i] . key[j] / temperature) at j = i + offset
 
     query [N, D] and key [M, D] of any floating types, brought to unit length unless `normalize` is off; the
@@ -114,6 +112,4 @@ def _check(query: Tensor, key: Tensor, temperature: float, offset: int) -> None:
     if not temperature > 0:
         raise refusal("temperature", temperature, "greater than 0")
     if offset < 0 or offset + query.shape[0] > key.shape[0]:
-        raise refusal(
-            "offset", offset, f"such that the positives, {query.shape[0]} keys, lie in {key.shape[0]}"
-        )
+        raise refusal("offset", offset, f"such that the positives, {query.shape[0]} keys, lie in {key.shape[0]}")

@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(
-    query: Tensor, key: Tensor, temperature: float, offset: int = 0, normalize: bool = True
-) -> Tensor:
+def info_nce(query: Tensor, key: Tensor, temperature: float, offset: int = 0, normalize: bool = True) -> Tensor:
     """loss[i] = -log softmax_j(query[i] . key[j] / temperature) at j = i + offset, in fp32
 
     >>> [round(loss, 4) for loss in info_nce(torch.eye(2), torch.eye(2), temperature=1.0).tolist()]

@@ -53,15 +53,11 @@ class Patches:
         batch, height, width, _ = last.shape
         shape = batch * planes * height * (width // size), 3 * size // planes
         values = (last if planes == 1 else images).reshape(shape)
-        return cls(
-            values, planes, batch, height // size, width // size, size, scaling(images.dtype, mean, std)
-        )
+        return cls(values, planes, batch, height // size, width // size, size, scaling(images.dtype, mean, std))
 
     def index(self, keep: Tensor | None) -> Tensor:
         """The lines of each kept patch: [B, K, planes, size]"""
-        image, plane, line = (
-            torch.arange(n, device=self.lines.device) for n in (self.batch, self.planes, self.size)
-        )
+        image, plane, line = (torch.arange(n, device=self.lines.device) for n in (self.batch, self.planes, self.size))
         if keep is None:
             keep = torch.arange(self.rows * self.columns, device=image.device).expand(self.batch, -1)
         row, column = (part[..., None, None] for part in (keep // self.columns, keep % self.columns))

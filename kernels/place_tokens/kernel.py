@@ -1,11 +1,15 @@
 """Triton: a gather forward; backward, products with one-hot rows, which add in a fixed order without atomics."""
 
+# mypy: allow-untyped-defs
+
 import os
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .._shared.specimen import Specimen
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TOKENS_PER_PART = 1024  # the sum over tokens is cut by their number alone, so that every GPU adds in the same order
@@ -100,7 +104,7 @@ def forward(tokens: Tensor, position: Tensor, keep: Tensor, place: Tensor) -> Te
     out = tokens.new_empty(batch, kept, width)
     if out.numel() == 0:
         return out
-    tile = {"ROWS": 16, "WIDTH": min(256, triton.next_power_of_2(width))}
+    tile = forward_tile(width)
     grid = (triton.cdiv(batch * kept, tile["ROWS"]), triton.cdiv(width, tile["WIDTH"]))
     inputs = [tensor.contiguous() for tensor in (tokens, position, keep, place)]
     with torch.cuda.device_of(tokens):
@@ -139,7 +143,7 @@ def launch_one_hot_sum(grad: Tensor, index: Tensor, out: Tensor, rows_per_part: 
     if index.numel() == 0 or out.numel() == 0:
         out.zero_()
         return
-    tile = one_hot_tile(count, width)
+    tile = one_hot_tile(count, width, grad.dtype)
     grid = (parts * triton.cdiv(count, tile["COUNT"]), triton.cdiv(width, tile["WIDTH"]))
     with torch.cuda.device_of(grad):
         one_hot_sum[grid](
@@ -156,8 +160,55 @@ def launch_one_hot_sum(grad: Tensor, index: Tensor, out: Tensor, rows_per_part: 
         )
 
 
-def one_hot_tile(count: int, width: int) -> dict[str, int]:
-    """Large tables take 256 entries at once, so that each row of the gradient is read once."""
-    entries = min(256, max(64, triton.next_power_of_2(count)))
-    columns = min(64, max(16, triton.next_power_of_2(width)))
-    return {"COUNT": entries, "WIDTH": columns, "ROWS": 64, "num_warps": 8 if entries == 256 else 4, "num_stages": 2}
+def forward_tile(width: int) -> dict[str, int]:
+    """16 rows of up to 128 columns a program: 128-bit loads, and enough programs for short batches."""
+    return {"ROWS": 16, "WIDTH": min(128, triton.next_power_of_2(width))}
+
+
+def one_hot_tile(count: int, width: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tables of up to 256 entries are taken whole, so that each row of the gradient is read once.
+
+    Products in fp32 run on no tensor core and keep their operands in registers: their tiles are small.
+    """
+    narrow = dtype.itemsize == 2
+    entries = min(256 if narrow else 64, max(64, triton.next_power_of_2(count)))
+    columns = min(64 if narrow else 32, max(16, triton.next_power_of_2(width)))
+    rows, warps = (64, 8) if narrow else (32, 4)
+    return {"COUNT": entries, "WIDTH": columns, "ROWS": rows, "num_warps": warps, "num_stages": 2}
+
+
+def specimens() -> list[Specimen]:
+    """The launches for 196 patches and any width that is a multiple of 64."""
+    found = []
+    for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        tile = one_hot_tile(196, 384, dtype)
+        options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
+        index, sizes = "*i64", dict.fromkeys(("rows", "count", "width", "rows_per_part"), "i32")
+        for name, out in (("to_tokens", f"*{kind}"), ("to_position", "*fp32")):
+            arguments = {"grad_ptr": f"*{kind}", "index_ptr": index, "out_ptr": out, **sizes}
+            found.append(
+                Specimen(
+                    f"place_tokens {name} {kind}",
+                    one_hot_sum,
+                    arguments,
+                    {**tile, "WIDEN": False},
+                    options,
+                    odd=("rows", "count", "rows_per_part"),
+                    tensor_cores=kind == "bf16",
+                )
+            )
+        pointers = {"tokens_ptr": f"*{kind}", "position_ptr": "*fp32", "keep_ptr": index, "place_ptr": index}
+        sizes = dict.fromkeys(("rows", "kept", "patches", "places", "width"), "i32")
+        found.append(
+            Specimen(
+                f"place_tokens forward {kind}",
+                place_tokens_forward,
+                {**pointers, "out_ptr": f"*{kind}", **sizes},
+                forward_tile(384),
+                {"num_warps": 4},
+                odd=("rows", "kept", "patches", "places"),
+            )
+        )
+    parts = {"parts_ptr": "*fp32", "out_ptr": "*fp32", "parts": "i32", "size": "i32"}
+    found.append(Specimen("place_tokens sum_parts", sum_parts, parts, {"SIZE": 1024}, {"num_warps": 4}, odd=("parts",)))
+    return found

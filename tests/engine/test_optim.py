@@ -99,3 +99,18 @@ def test_no_clip_leaves_gradients_alone():
     module = with_gradients(model(), 10)
     optim.clip(module.parameters(), Optim())
     assert module[1].bias.grad.tolist() == [40.0] * 3
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars"])
+def test_a_gradient_that_is_not_finite_moves_nothing(name):
+    module = with_gradients(model())
+    optimizer = optim.build(Optim(name=name), module, 0.1, CPU)
+    assert optim.step(optimizer, torch.tensor(1.0)) == 0
+    before = [p.clone() for p in module.parameters()]
+    with_gradients(module, float("nan"))
+    norm = optim.clip(module.parameters(), Optim(clip=1.0))
+    assert optim.step(optimizer, norm) == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    with_gradients(module)
+    optim.step(optimizer, torch.tensor(1.0))
+    assert all(torch.isfinite(p).all() for p in module.parameters())

@@ -12,7 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from vitkiln.engine.evaluate import evaluate
 from vitkiln.engine.errors import DataError, Diverged, RecipeError, Stopped
+from vitkiln.engine.export import export, metadata
+from vitkiln.engine.plan_report import report
 from vitkiln.engine.recipe import load
 from vitkiln.engine.train import run
 
@@ -237,3 +240,43 @@ def test_ten_kills_leave_the_weights_of_the_uninterrupted_run(outside, tmp_path)
     assert status(tmp_path / "run") == "finished"
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(weights(tmp_path / "run")[name], value), name
+
+
+def test_the_exported_encoder_has_timms_names_and_says_what_it_expects(whole, tmp_path):
+    path = export(whole, tmp_path / "encoder.safetensors")
+    state = load_file(path)
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.mlp.fc2.bias", "norm.bias"} <= set(state)
+    assert not [name for name in state if name.startswith(("head", "base", "module", "_orig_mod"))]
+    about = metadata(path)
+    assert (about["method"], about["step"]) == ("dilemma", "12")
+    assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
+
+
+def test_the_export_at_the_end_is_that_of_the_last_checkpoint(whole, tmp_path):
+    again = load_file(export(whole / "checkpoints" / "step-0000012", tmp_path / "a.safetensors"))
+    for name, value in load_file(whole / "export" / "encoder.safetensors").items():
+        assert torch.equal(again[name], value), name
+
+
+def test_an_exported_encoder_begins_another_run(whole, tmp_path):
+    start = recipe(tmp_path, f"encoder.weights={whole / 'export' / 'encoder.safetensors'}", "run.steps=1", "run.knn=false")
+    run(start, tmp_path / "run")
+
+
+def test_weights_of_another_size_are_refused_by_name(whole, tmp_path):
+    path = whole / "export" / "encoder.safetensors"
+    with pytest.raises(RecipeError, match=r"encoder\.weights=.*cls_token"):
+        run(recipe(tmp_path, f"encoder.weights={path}", "encoder.width=64"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_knn_of_a_checkpoint_is_that_of_the_end_of_its_run(whole):
+    told = json.loads((whole / "evaluation.json").read_text())
+    assert evaluate(whole, None, workers=0)["top1"] == told["top1"]
+
+
+def test_report_counts_what_is_there(tmp_path):
+    told = report(recipe(tmp_path))
+    assert (told["patches"], told["patches_seen"], told["negatives_per_anchor"]) == (16, 8, 7)
+    assert told["effective_lr"] == pytest.approx(1e-3 * 8 / 256)
+    assert told["budget"] == "12 steps"

@@ -1,0 +1,110 @@
+"""Read a folder of images from end to end before a run does, and tell what is there."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decode import read, reason, rgb
+from .folder import FolderSource, open_folder
+from .workers import AT_ONCE, Stream
+
+
+class Looked(NamedTuple):
+    """What a worker found in some files."""
+
+    sizes: tuple[tuple[int, int], ...]  # width, height
+    modes: tuple[str, ...]
+    file_bytes: int
+    bad: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The images below a folder. Of the sides, the smallest, the median and the largest are given."""
+
+    root: str
+    images: int
+    classes: tuple[str, ...] | None
+    readable: int
+    widths: tuple[int, int, int]
+    heights: tuple[int, int, int]
+    modes: dict[str, int]
+    file_bytes: int
+    seconds: float
+    bad: tuple[tuple[str, str], ...]  # path and reason
+
+    @property
+    def megabytes_per_second(self) -> float:
+        return self.file_bytes / 1e6 / self.seconds
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+
+class Look:
+    """Indices -> Looked."""
+
+    def __init__(self, source: FolderSource):
+        self.source = source
+
+    def __call__(self, indices: NDArray[np.int64]) -> Looked:
+        sizes, modes, bad, file_bytes = [], [], [], 0
+        for path in map(self.source.name, indices.tolist()):
+            try:
+                file_bytes += Path(path).stat().st_size
+                image = read(path)
+                rgb(image)
+            except Exception as error:  # noqa: PERF203  as in decode()
+                bad.append((path, reason(error)))
+            else:
+                sizes.append(image.size)
+                modes.append(image.mode)
+        return Looked(tuple(sizes), tuple(modes), file_bytes, tuple(bad))
+
+
+def check_folder(root: str | os.PathLike[str], workers: int) -> tuple[Report, ...]:
+    """Decode every image of a folder: one report for the training images, one for the others where there are any.
+
+    DataError where the folder or its images are missing, or a worker dies.
+    """
+    splits = (open_folder(str(root), None, "train"), open_folder(str(root), None, "val"))
+    return tuple(_check(source, workers) for source in splits if source is not None)
+
+
+def _check(source: FolderSource, workers: int) -> Report:
+    started = time.perf_counter()
+    looked = list(_look(source, workers))
+    sizes = np.array([size for part in looked for size in part.sizes] or [(0, 0)])
+    return Report(
+        root=source.index.root,
+        images=len(source),
+        classes=source.classes,
+        readable=sum(len(part.sizes) for part in looked),
+        widths=_spread(sizes[:, 0]),
+        heights=_spread(sizes[:, 1]),
+        modes=dict(Counter(mode for part in looked for mode in part.modes).most_common()),
+        file_bytes=sum(part.file_bytes for part in looked),
+        seconds=time.perf_counter() - started,
+        bad=tuple(pair for part in looked for pair in part.bad),
+    )
+
+
+def _look(source: FolderSource, workers: int) -> Iterator[Looked]:
+    tasks = np.array_split(np.arange(len(source)), -(-len(source) // AT_ONCE))
+    results: Stream[Looked] = Stream(Look(source), tasks, workers)
+    try:
+        yield from results
+    finally:
+        results.close()
+
+
+def _spread(values: NDArray[np.int64]) -> tuple[int, int, int]:
+    return int(values.min()), int(np.median(values)), int(values.max())

@@ -1,0 +1,50 @@
+"""The order of the images is a function of seed and step alone."""
+
+import numpy as np
+import pytest
+
+from vitkiln.engine.data.order import Order
+from vitkiln.engine.errors import DataError
+
+
+def step_ids(order: Order, step: int) -> np.ndarray:
+    return np.concatenate([order.ids(step, micro) for micro in range(order.accumulate)])
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_drops_less_than_a_step() -> None:
+    order = Order(103, 10, seed=0)
+    seen = np.concatenate([order.ids(step, 0) for step in range(order.steps_per_epoch)])
+    assert order.steps_per_epoch == 10
+    assert len(np.unique(seen)) == 100
+
+
+def test_epochs_and_seeds_are_shuffled_differently() -> None:
+    order = Order(64, 64, seed=0)
+    first, second = order.ids(0, 0), order.ids(1, 0)
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert list(first) != list(second)
+    assert list(first) != list(Order(64, 64, seed=1).ids(0, 0))
+
+
+def test_a_step_is_found_without_the_steps_before_it() -> None:
+    running = Order(50, 8, seed=3)
+    before = [running.ids(step, 0) for step in range(20)]
+    assert all((Order(50, 8, seed=3).ids(step, 0) == ids).all() for step, ids in enumerate(before))
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 2), (2, 1), (2, 3), (4, 2)])
+def test_ranks_and_micro_batches_share_a_step_without_changing_it(accumulate: int, world: int) -> None:
+    whole = Order(100, 24, seed=0).ids(5, 0)
+    ranks = [Order(100, 24, seed=0, accumulate=accumulate, rank=rank, world=world) for rank in range(world)]
+    joined = [order.ids(5, micro) for micro in range(accumulate) for order in ranks]
+    assert (np.concatenate(joined) == whole).all()
+
+
+def test_unequal_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size: 10; must be divisible by accumulate \* world, 2 \* 2"):
+        Order(100, 10, seed=0, accumulate=2, world=2)
+
+
+def test_a_batch_larger_than_the_source_names_the_largest_possible() -> None:
+    with pytest.raises(DataError, match=r"data.batch_size: 11 .* at most 10"):
+        Order(10, 11, seed=0)
