@@ -1,129 +1,93 @@
-"""What is wrong with a recipe, one line a problem: where, which key, its value, and what would be right."""
+"""What pydantic found wrong with a recipe, told in the recipe's words: what the value must be, and the nearest key."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from .settings import Section
-from .settings.strict import shown
+from .settings.strict import MISSING, Problem, choice, shown
 
-MISSING = object()
 BOUNDS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+KINDS = {
+    "float": "not a number",
+    "int": "not a whole number",
+    "finite": "must be finite",
+    "bool": "must be true or false",
+}
 SWITCHES = {"on": "true", "yes": "true", "y": "true", "off": "false", "no": "false", "n": "false"}
+Sections = Mapping[str, type[Section]]
 
 
-class Problem(NamedTuple):
-    """One line; `value` is MISSING where there is none to show."""
-
-    key: str
-    value: Any
-    text: str
-
-    def told(self, place: str) -> str:
-        value = "" if self.value is MISSING else f"={shown(self.value)}"
-        return f"{place}{self.key}{value}: {self.text}"
-
-
-def complaints(
-    error: ValidationError, name: str, section: type[Section], sections: Mapping[str, type[Section]]
-) -> Iterator[Problem]:
-    """Pydantic's errors about the section called `name`, one for each key. `sections` are searched for lost keys."""
+def complaints(error: ValidationError, name: str, sections: Sections, values: Any) -> Iterator[Problem]:
+    """One problem for each wrong key of the section `name`, whose values as written are `values`."""
+    section, prefix = sections[name], f"{name}." if name else ""
     told = set()
     for detail in error.errors():
-        key = key_of(detail, section)
-        if key in told:  # one mistake may break each part of a union
+        key = str(detail["loc"][0]) if detail["loc"] else ""
+        if key in told:  # one mistake may break every part of a union
             continue
         told.add(key)
         if detail["type"] == "conflict":
-            for inner, text in detail["ctx"]["found"]:
-                full = f"{name}.{inner}" if name else inner
-                yield Problem(full, MISSING, text)
+            yield from (problem._replace(key=prefix + problem.key) for problem in detail["ctx"]["found"])
         elif detail["type"] == "extra_forbidden":
-            yield Problem(f"{name}.{key}", detail["input"], lost(key, name, sections))
+            yield Problem(prefix + key, detail["input"], lost(key, name, sections))
         elif not key:
-            yield Problem(name, detail["input"], f"must be a section of keys: {', '.join(section.model_fields)}")
+            keys = ", ".join(section.model_fields)
+            yield Problem(name, detail["input"], f"must be a section with some of the keys {keys}")
         else:
-            yield Problem(f"{name}.{key}", MISSING, explain(detail, section, key))
+            yield Problem(prefix + key, values.get(key, MISSING), explain(detail, section.model_fields[key].default))
 
 
-def key_of(detail: ErrorDetails, section: type[Section]) -> str:
-    """The key, without list items and the branches of unions."""
-    loc = detail["loc"]
-    if detail["type"] == "extra_forbidden" or (loc and loc[0] in section.model_fields):
-        return str(loc[0])
-    return ""
-
-
-def lost(key: str, name: str, sections: Mapping[str, type[Section]]) -> str:
-    """Where an unknown key of section `name` may belong."""
+def lost(key: str, name: str, sections: Sections) -> str:
+    """Where an unknown key of the section `name`, or an unknown section, may belong."""
     own = list(sections[name].model_fields) if name in sections else list(sections)
-    kind = "key" if name in sections else "section"
     near = get_close_matches(key, own, 1)
     elsewhere = [f"{other}.{key}" for other, section in sections.items() if key in section.model_fields]
-    if near or elsewhere:
-        return f"no such {kind}; did you mean {(near or elsewhere)[0]}?"
-    return f"no such {kind}; there are {', '.join(own)}"
+    found = near or elsewhere
+    kind = "key" if name in sections else "section"
+    return f"no such {kind}; " + (f"did you mean {found[0]}?" if found else f"there are {', '.join(own)}")
 
 
-def explain(detail: ErrorDetails, section: type[Section], key: str) -> str:
-    """What the value must be."""
-    kind, given, default = detail["type"], detail["input"], section.model_fields[key].default
-    limits = detail.get("ctx", {})
-    item = item_of(detail)
+def explain(detail: ErrorDetails, default: Any) -> str:
+    """What a value must be."""
+    kind, limits = detail["type"], detail.get("ctx", {})
+    items = [part for part in detail["loc"] if isinstance(part, int)]
+    item = f"item {items[0] + 1} " if items else ""
+    if kind == "missing" and not items:
+        return "missing"
     if kind == "literal_error":
-        return choice(str(given), re.findall(r"'([^']*)'", limits["expected"]))
+        return choice(str(detail["input"]), re.findall(r"'([^']*)'", limits["expected"]))
     if kind in BOUNDS:
         limit, words = BOUNDS[kind]
         return f"{item}must be {words} {shown(limits[limit])}"
-    if kind == "missing" and not item:
-        return "missing"
-    if item or kind.startswith(("tuple", "too_")):
-        return f"must be a list of {len(default)} numbers; for example {shown(default)}"
-    return wanted(kind, given) + example(default, kind)
+    if items or kind.startswith(("tuple", "too_")):
+        size = f"{len(default)} " if isinstance(default, tuple) else ""
+        return f"must be a list of {size}numbers{example(default)}"
+    return wanted(kind, detail) + example(default)
 
 
-def item_of(detail: ErrorDetails) -> str:
-    """Which item of a list is meant, counted from one; nothing for a single value."""
-    numbers = [part for part in detail["loc"] if isinstance(part, int)]
-    return f"item {numbers[0] + 1} " if numbers else ""
-
-
-def choice(given: str, names: list[str]) -> str:
-    """One of a few words."""
-    near = get_close_matches(given.lower(), names, 1, 0.4) if len(names) > 1 else []
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"must be {' or '.join(names)}{hint}" if len(names) < 3 else f"must be one of {', '.join(names)}{hint}"
-
-
-def wanted(kind: str, given: Any) -> str:
+def wanted(kind: str, detail: ErrorDetails) -> str:
     """What a value of another type should have been."""
-    if kind.startswith("float"):
-        return "not a number"
-    if kind.startswith("finite"):
-        return "must be finite"
-    if kind.startswith("int"):
-        return "not a whole number"
-    if kind.startswith("bool"):
-        meant = SWITCHES.get(str(given).lower())
-        return "must be true or false" + (f"; did you mean {meant}?" if meant else "")
-    if kind.startswith("string"):
-        return f"must be text; quote it: '{shown(given)}'"
-    return kind.replace("_", " ")
+    given = shown(detail["input"])
+    if kind == "bool_type" and given.lower() in SWITCHES:
+        return f"must be true or false; did you mean {SWITCHES[given.lower()]}?"
+    if kind == "string_type":
+        return f"must be text; quote it: '{given}'"
+    return KINDS.get(kind.split("_")[0], detail["msg"])
 
 
-def example(default: Any, kind: str) -> str:
-    """The default, where it is a number that shows the form."""
-    if isinstance(default, bool) or not isinstance(default, int | float) or kind.startswith(("bool", "string")):
-        return ""
-    return f"; for example {default:g}"
+def example(default: Any) -> str:
+    """The default, where it shows how a number or a list is written."""
+    plain = isinstance(default, int | float | tuple) and not isinstance(default, bool)
+    return f"; for example {shown(default)}" if plain else ""

@@ -1,26 +1,26 @@
-"""Recipes: YAML in, one frozen and complete object out, or every mistake in it told at once. Never imports torch."""
+"""Recipes: YAML in, one frozen and complete object out, or every mistake in it at once. Never waits for torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, ValidationError
 
-from . import methods
-from .complaints import MISSING, Problem, choice, complaints, lost
+from .complaints import complaints, lost
 from .errors import RecipeError
 from .recipe_text import Written, dump, override, read
 from .settings import Data, Encoder, MethodSettings, Optim, Run, Section
-from .settings.strict import Conflict, nearest_multiple, value_of
+from .settings.lookup import settings_of
+from .settings.strict import MISSING, Problem, nearest_multiple, shown
 
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 SECTIONS: dict[str, type[Section]] = {"encoder": Encoder, "data": Data, "optim": Optim, "run": Run}
-WITHOUT_INFLUENCE = {  # keys that may change while a run goes on: no weight depends on them
+WITHOUT_INFLUENCE = {  # no weight depends on them, so they may change while a run goes on
+    "name",
     "data.workers",
     "run.log_every",
     "run.checkpoint_every",
@@ -34,7 +34,7 @@ WITHOUT_INFLUENCE = {  # keys that may change while a run goes on: no weight dep
 class Recipe(Section):
     """All that decides a run. `name` is the file's stem unless the file gives one."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[^/]+$")]
     method: SerializeAsAny[MethodSettings]
     encoder: Encoder = Encoder()
     data: Data = Data()
@@ -46,31 +46,27 @@ class Recipe(Section):
         """Every key with its value; `load` reads it back equal."""
         return dump(self.model_dump(mode="json"))
 
-    def conflicts(self) -> Iterator[Conflict]:
+    def conflicts(self) -> Iterator[Problem]:
         """Keys of two sections that do not go together."""
-        for key, text in self.method.misfits(self.encoder):
-            yield Conflict(f"method.{key}", text)
+        for key, value, text in self.method.misfits(self.encoder):
+            yield Problem(f"method.{key}", value, text)
         yield from self.batch_conflicts()
         if self.optim.warmup_epochs >= self.run.epochs:
-            yield Conflict("optim.warmup_epochs", f"must be less than run.epochs={self.run.epochs:g}")
+            text = f"must be less than run.epochs={self.run.epochs:g}"
+            yield Problem("optim.warmup_epochs", self.optim.warmup_epochs, text)
 
-    def batch_conflicts(self) -> Iterator[Conflict]:
+    def batch_conflicts(self) -> Iterator[Problem]:
         """Batches that do not divide, or that leave a method too few images."""
         size, parts, least = self.data.batch_size, self.run.accumulate, self.method.smallest_batch
         if size < least:
-            yield Conflict("data.batch_size", f"must be at least {least} for {self.method.name}")
+            yield Problem("data.batch_size", size, f"must be at least {least} for {self.method.name}")
         elif size // parts < least:
             most = max(n for n in range(1, size // least + 1) if size % n == 0)
-            yield Conflict(
-                "run.accumulate",
-                f"leaves {size // parts} images of data.batch_size={size} in a micro-batch and {self.method.name} "
-                f"needs {least}; must be at most {most}",
-            )
+            text = f"leaves {self.method.name} fewer than {least} images of data.batch_size={size} at a time"
+            yield Problem("run.accumulate", parts, f"{text}; must be at most {most}")
         elif size % parts:
-            nearest = nearest_multiple(size, parts)
-            yield Conflict(
-                "data.batch_size", f"must be a multiple of run.accumulate={parts}; the nearest is {nearest}"
-            )
+            text = f"must be a multiple of run.accumulate={parts}; the nearest is {nearest_multiple(size, parts)}"
+            yield Problem("data.batch_size", size, text)
 
 
 def load(source: Path | str, overrides: Sequence[str] = (), short: bool | None = None) -> Recipe:
@@ -84,11 +80,14 @@ def load(source: Path | str, overrides: Sequence[str] = (), short: bool | None =
     whole, in_short = read(file, place)
     reason = why_short(layered(whole, overrides)[0], short)
     if reason and not in_short.values:
-        raise RecipeError(f"{place}: data.root: missing, and the recipe has no short: section; set data.root=DIR")
-    used, faults = layered(in_short.over(whole) if reason else whole, overrides)
+        raise RecipeError(f"{place}: {reason}, and the recipe has no short: section; set data.root=DIR")
+    both = in_short.over(whole)
+    used, faults = layered(both if reason else whole, overrides)
     recipe, problems = check(used, file.stem, reason)
-    lines = [*faults, *told(problems, used, place)]
-    lines += told(problems_of_short(whole, in_short, file.stem), in_short.over(whole), place)
+    lines = [*faults, *(problem.told(used.places.get(problem.key, f"{place}: ")) for problem in problems)]
+    if in_short.values:  # checked even by a run that does not use it
+        in_vain = [problem for problem in check(both, file.stem, None)[1] if problem.key in in_short.places]
+        lines += [problem.told(in_short.places[problem.key]) for problem in in_vain]
     if lines or recipe is None:
         raise RecipeError("\n".join(dict.fromkeys(lines)))
     return recipe
@@ -100,7 +99,7 @@ def find(source: Path | str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise RecipeError(f"{source}: a folder; must be a recipe, a file of YAML")
+        raise RecipeError(f"{source}: a folder; must be a recipe, which is a file of YAML")
     names = shipped()
     if str(source) in names:
         return SHIPPED / f"{source}.yaml"
@@ -115,20 +114,15 @@ def shipped() -> list[str]:
 
 
 def shown_path(file: Path) -> str:
-    """As it was given, or from here where that is shorter."""
+    """From here where it lies below, else as it is."""
     relative = os.path.relpath(file)
     return str(file) if relative.startswith("..") else relative
 
 
 def layered(below: Written, overrides: Sequence[str]) -> tuple[Written, list[str]]:
     """What is written, with overrides on top, and what is wrong with the overrides themselves."""
-    used, faults = Written().over(below), []
-    for text in overrides:
-        try:
-            override(used, text)
-        except RecipeError as error:
-            faults.append(str(error))
-    return used, faults
+    used = Written().over(below)
+    return used, [fault for text in overrides if (fault := override(used, text))]
 
 
 def why_short(used: Written, asked: bool | None) -> str | None:
@@ -142,77 +136,43 @@ def why_short(used: Written, asked: bool | None) -> str | None:
 
 def check(used: Written, stem: str, reason: str | None) -> tuple[Recipe | None, list[Problem]]:
     """The recipe, or what keeps it from being one. Sections are compared only when each by itself is right."""
-    values = {"name": stem, **used.values}
-    method, problems = method_of(values.get("method", {}))
+    values = {"name": stem, "method": {}, **used.values}
+    method, problems = settings_of(values["method"])
     sections = {**({"method": method} if method else {}), **SECTIONS}
-    known = {"name", "method", *SECTIONS}
-    problems += [Problem(key, values[key], lost(key, "", sections)) for key in values if key not in known]
-    problems += [
-        Problem(key, MISSING, lost(key.partition(".")[2], key.partition(".")[0], sections))
-        for key in used.removed
-        if not exists(key, sections)
-    ]
+    problems += strangers(values, used.removed, sections)
     built: dict[str, Any] = {"name": values["name"], "short_reason": reason}
     for name, section in sections.items():
+        given = values.get(name, {})
         try:
-            built[name] = section.model_validate(values.get(name, {}))
+            built[name] = section.model_validate(given)
         except ValidationError as error:
-            problems += complaints(error, name, section, sections)
+            problems += complaints(error, name, sections, given)
     if problems:
         return None, problems
     try:
         return Recipe(**built), []
     except ValidationError as error:
-        return None, list(complaints(error, "", Recipe, {"": Recipe}))
+        return None, list(complaints(error, "", {"": Recipe}, values))
 
 
-def exists(key: str, sections: dict[str, type[Section]]) -> bool:
-    """Whether a dotted key, or a section, could be in this recipe."""
-    section, _, rest = key.partition(".")
-    return section in sections and (not rest or rest in sections[section].model_fields)
-
-
-def method_of(values: Any) -> tuple[type[MethodSettings] | None, list[Problem]]:
-    """The settings of the method that is named, ours by file or anyone's by dotted module."""
-    name = values.get("name") if isinstance(values, dict) else None
-    if name is None:
-        return None, [Problem("method.name", MISSING, f"missing; {choice('', methods.names())}")]
-    ours = methods.names()
-    if "." not in str(name) and name not in ours:
-        return None, [Problem("method.name", name, choice(str(name), ours))]
-    path = str(name) if "." in str(name) else f"vitkiln.engine.settings.{name}"
-    try:
-        settings = import_module(path).Settings
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise
-        return None, [Problem("method.name", name, f"no module {error.name}; install it or set PYTHONPATH")]
-    except AttributeError:
-        return None, [Problem("method.name", name, f"the module {path} has no class Settings")]
-    if not (isinstance(settings, type) and issubclass(settings, MethodSettings)):
-        return None, [Problem("method.name", name, f"{path}.Settings must be a subclass of MethodSettings")]
-    return settings, []
-
-
-def problems_of_short(whole: Written, in_short: Written, stem: str) -> list[Problem]:
-    """What is wrong with keys of `short:`, which is checked even by a run that does not use it."""
-    if not in_short.values:
-        return []
-    _, problems = check(in_short.over(whole), stem, None)
-    return [problem for problem in problems if problem.key in in_short.places]
-
-
-def told(problems: list[Problem], used: Written, place: str) -> Iterator[str]:
-    """One line each, with the value that is in force where the problem itself does not know it."""
-    for problem in problems:
-        yield problem.told(used.places.get(problem.key, f"{place}: "))
+def strangers(values: dict[str, Any], removed: list[str], sections: dict[str, type[Section]]) -> Iterator[Problem]:
+    """Sections that do not exist, and keys that cannot be reset because they do not."""
+    for key, value in values.items():
+        if key not in {"name", "method", *SECTIONS}:
+            yield Problem(key, MISSING if isinstance(value, dict) else value, lost(key, "", sections))
+    for dotted in removed:
+        section, _, key = dotted.partition(".")
+        if section not in {"name", "method", *SECTIONS}:
+            yield Problem(dotted, MISSING, lost(section, "", sections))
+        elif key and section in sections and key not in sections[section].model_fields:
+            yield Problem(dotted, MISSING, lost(key, section, sections))
 
 
 def difference(then: Recipe, now: Recipe) -> list[str]:
     """Keys that decide the weights and that differ, with both values."""
     before, after = (dict(Written(recipe.model_dump(mode="json")).leaves()) for recipe in (then, now))
     return [
-        f"{key}: {before.get(key)} then, {after.get(key)} now"
-        for key in [*before, *(key for key in after if key not in before)]
-        if before.get(key) != after.get(key) and key not in WITHOUT_INFLUENCE | {"name"}
+        f"{key}: {shown(before.get(key))} then, {shown(after.get(key))} now"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key) and key not in WITHOUT_INFLUENCE
     ]

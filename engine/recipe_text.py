@@ -59,6 +59,7 @@ class Written:
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)  # "data.root" -> "recipes/x.yaml:14: "
+    removed: list[str] = field(default_factory=list)
 
     def leaves(self, values: dict[str, Any] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
         """Every dotted key with its value, sections that hold nothing included."""
@@ -92,6 +93,7 @@ class Written:
         if isinstance(values, dict):
             values.pop(last, None)
         self.places[key] = place
+        self.removed.append(key)
 
     def over(self, below: Written) -> Written:
         """This laid over another; neither is changed."""
@@ -135,9 +137,7 @@ def without_empty(sections: dict[str, Any]) -> dict[str, Any]:
     return {name: {} if section is None else section for name, section in sections.items()}
 
 
-def walk(
-    loader: Loader, node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, str]
-) -> dict[str, Any]:
+def walk(loader: Loader, node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, str]) -> dict[str, Any]:
     """The mapping's values; notes the line of each key."""
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -155,18 +155,20 @@ def walk(
     return found
 
 
-def override(written: Written, text: str) -> None:
-    """Apply `key.sub=value`, `--key.sub=value` or `~key.sub`. RecipeError where it is none of these."""
+def override(written: Written, text: str) -> str | None:
+    """Apply `key.sub=value`, `--key.sub=value` or `~key.sub`; returns what is wrong where it is none of these."""
     plain = text.removeprefix("--")
-    if plain.startswith("~"):
-        return written.remove(plain[1:], "override ~")
-    key, equals, value = plain.partition("=")
-    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise RecipeError(f"override {text}: must be key.sub=value, or ~key.sub for the default")
+    key, equals, value = plain.removeprefix("~").partition("=")
+    if not re.fullmatch(r"\w+(\.\w+)*", key) or bool(equals) == plain.startswith("~"):
+        return f"override {text}: must be key.sub=value, or ~key.sub for the default"
+    if not equals:
+        written.remove(key, "override ~")
+        return None
     try:
-        return written.set(key, yaml.load(value, Loader), "override ")
+        written.set(key, yaml.load(value, Loader), "override ")
     except yaml.MarkedYAMLError as error:
-        raise RecipeError(f"override {text}: not YAML: {told(error)}; quote the value") from None
+        return f"override {text}: not YAML: {told(error)}; quote the value"
+    return None
 
 
 def line_of(error: yaml.MarkedYAMLError) -> int:

@@ -15,6 +15,7 @@ from ..errors import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+SHARED_MEMORY = "shared memory", "</torch_"  # in PyTorch's errors about it
 AHEAD = 2  # tasks that each worker has before it
 AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
 
@@ -60,7 +61,7 @@ class Stream(Iterator[Result]):
         except RuntimeError as error:
             self.close()
             reason = str(error).strip()
-            if not reason.startswith("DataLoader worker (pid") and "allocate shared memory" not in reason:
+            if not reason.startswith("DataLoader worker (pid") and not any(word in reason for word in SHARED_MEMORY):
                 raise
             raise DataError(
                 f"A process that reads images died ({reason.splitlines()[-1]}). Either memory ran out, shared memory "

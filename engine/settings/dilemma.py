@@ -6,7 +6,7 @@ from typing import Literal
 
 from . import mocov3
 from .sections import Encoder, kept
-from .strict import Conflict, NotNegative, Share
+from .strict import NotNegative, Problem, Share
 
 
 class Settings(mocov3.Settings):
@@ -18,10 +18,12 @@ class Settings(mocov3.Settings):
     wrong_probability: Share = 0.2
     weight: NotNegative = 1.0  # of the detection term
 
-    def misfits(self, encoder: Encoder) -> Iterator[Conflict]:
+    def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """A student that sees nothing, or a wrong place where there is no other."""
         if kept(encoder.patches, self.keep) == 0:
             least = ceil(1e4 / encoder.patches) / 1e4
-            yield Conflict("keep", f"keeps none of {encoder.patches} patches; must be at least {least:g}")
+            yield Problem("keep", self.keep, f"keeps none of {encoder.patches} patches; must be at least {least:g}")
         if self.wrong_probability and encoder.patches == 1:
-            yield Conflict("wrong_probability", "an image of one patch has no other place; must be 0")
+            yield Problem(
+                "wrong_probability", self.wrong_probability, "an image of one patch has no other place; must be 0"
+            )

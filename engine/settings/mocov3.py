@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from .sections import MethodSettings
-from .strict import Conflict, Count, Positive, Quadruple, Share, Shares, shown
+from .strict import Count, Positive, Problem, Quadruple, Share, Shares
 
 
 class Settings(MethodSettings):
@@ -12,7 +12,7 @@ class Settings(MethodSettings):
 
     smallest_batch: ClassVar[int] = 2  # one image has no negative, and its batch statistics are nought
 
-    name: Literal["mocov3"] = "mocov3"  # type: ignore[assignment]
+    name: Literal["mocov3"] = "mocov3"
     temperature: Positive = 0.2
     momentum: Share = 0.99
     hidden: Count = 4096
@@ -24,10 +24,12 @@ class Settings(MethodSettings):
     blur: Shares = (1.0, 0.1)  # of the first and the second view
     solarize: Shares = (0.0, 0.2)
 
-    def conflicts(self) -> Iterator[Conflict]:
+    def conflicts(self) -> Iterator[Problem]:
         """Ranges that torch would only complain about in the middle of a step."""
         low, high = self.crop_scale
         if not 0 < low <= high:
-            yield Conflict("crop_scale", "must be two shares of the area, the smaller first and more than 0")
+            yield Problem(
+                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
+            )
         if self.jitter[3] > 0.5:
-            yield Conflict("jitter", f"the last, hue, is {shown(self.jitter[3])}; must be at most 0.5")
+            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")

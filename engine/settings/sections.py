@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .strict import (
-    Conflict,
     Count,
     Decays,
     NotNegative,
     Positive,
+    Problem,
     Scales,
     Section,
     Share,
@@ -59,12 +59,13 @@ class Encoder(Section):
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 
-    def conflicts(self) -> Iterator[Conflict]:
+    def conflicts(self) -> Iterator[Problem]:
         """Sizes that do not divide."""
         if self.image_size % self.patch_size:
             nearest = nearest_multiple(self.image_size, self.patch_size)
-            yield Conflict(
+            yield Problem(
                 "image_size",
+                self.image_size,
                 f"must be a multiple of encoder.patch_size={self.patch_size}; the nearest is {nearest}",
             )
         width, _, heads = self.shape
@@ -74,11 +75,11 @@ class Encoder(Section):
         if self.width is None:  # the named size's: only the heads were chosen
             fitting = [n for n in range(1, width + 1) if width % n == 0]
             nearest = min(fitting, key=lambda n: abs(n - heads))
-            yield Conflict("heads", f"must divide the width of {self.name}, {width}; the nearest is {nearest}")
+            yield Problem("heads", heads, f"must divide the width of {self.name}, {width}; the nearest is {nearest}")
         else:
             units = f"encoder.heads={heads}" + (", and of 4 for sin-cos positions" if unit != heads else "")
-            yield Conflict(
-                "width", f"must be a multiple of {units}; the nearest is {nearest_multiple(width, unit)}"
+            yield Problem(
+                "width", width, f"must be a multiple of {units}; the nearest is {nearest_multiple(width, unit)}"
             )
 
 
@@ -89,7 +90,7 @@ class MethodSettings(Section):
 
     name: str
 
-    def misfits(self, encoder: Encoder) -> Iterator[Conflict]:
+    def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """What is wrong only with this encoder."""
         yield from ()
 

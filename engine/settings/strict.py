@@ -1,30 +1,36 @@
 """The strictness that all sections share: no unknown key, no silent conversion, no two keys that contradict."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 
-class Conflict(NamedTuple):
-    """A key whose value does not go with another one's, and which value would."""
+class Problem(NamedTuple):
+    """A key, its value and what is wrong with it."""
 
     key: str
+    value: Any
     text: str
 
+    def told(self, place: str = "") -> str:
+        """`place` says where the key was written."""
+        value = "" if self.value is MISSING else f"={shown(self.value)}"
+        return f"{place}{self.key}{value}: {self.text}"
 
+
+MISSING = object()  # the value of a key that was not given
 Self = TypeVar("Self", bound="Section")
 
 
 class Section(BaseModel):
     """A frozen section: unknown keys, wrong types and values that contradict each other are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
-    def conflicts(self) -> Iterator[Conflict]:
+    def conflicts(self) -> Iterator[Problem]:
         """What is wrong although each key by itself is right."""
         yield from ()
 
@@ -32,17 +38,9 @@ class Section(BaseModel):
     def _refuse_conflicts(self: Self) -> Self:
         found = list(self.conflicts())
         if found:
-            told = "; ".join(f"{key}={shown(value_of(self, key))}: {text}" for key, text in found)
+            told = "; ".join(problem.told() for problem in found)
             raise PydanticCustomError("conflict", "{told}", {"told": told, "found": found})
         return self
-
-
-def value_of(section: BaseModel, key: str) -> Any:
-    """The value under a dotted key."""
-    value: Any = section
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def shown(value: Any) -> str:
@@ -60,6 +58,17 @@ def shown(value: Any) -> str:
     else:
         text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def choice(given: str, names: list[str]) -> str:
+    """One of a few words, and the one that was probably meant.
+
+    >>> choice("fp16", ["bf16", "fp32"])
+    'must be bf16 or fp32; did you mean bf16?'
+    """
+    near = get_close_matches(given.lower(), names, 1, 0.4)
+    hint = f"; did you mean {near[0]}?" if near and len(names) > 1 else ""
+    return f"must be {' or '.join(names)}{hint}" if len(names) < 3 else f"must be one of {', '.join(names)}{hint}"
 
 
 def nearest_multiple(value: int, unit: int) -> int:

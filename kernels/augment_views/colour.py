@@ -5,11 +5,13 @@ from torch import Tensor
 
 from . import columns
 
+SELECTING = frozenset({"cpu"})  # devices that pick the rows to compute; elsewhere that would wait for their number
+
 
 def adjust(pixels: Tensor, operation: Tensor, parameters: Tensor) -> Tensor:
     """One operation for each image: 0 brightness, 1 contrast, 2 saturation (a blend with black, the mean grey or the
     image's own grey), 3 hue."""
-    if pixels.device.type == "cpu":
+    if pixels.device.type in SELECTING:
         out = torch.empty_like(pixels)
         for number in range(4):
             rows = (operation == number).nonzero().flatten()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import columns
+from . import colour, columns
 from .blur import blur
 from .colour import adjust, luma
 
@@ -37,7 +37,7 @@ def augment_views(images: Tensor, parameters: Tensor) -> Tensor:
 
 def where(chosen: Tensor, change: Change, pixels: Tensor, *arguments: Tensor) -> Tensor:
     """Change the chosen images. A CPU computes only those; a GPU all of them, and so never waits for a count."""
-    if pixels.device.type != "cpu":
+    if pixels.device.type not in colour.SELECTING:
         return torch.where(chosen[:, None, None, None], change(pixels, *arguments), pixels)
     rows = chosen.nonzero().flatten()
     if len(rows):

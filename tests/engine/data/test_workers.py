@@ -55,7 +55,7 @@ def test_results_end_with_the_tasks() -> None:
 
 def test_a_worker_that_is_killed_is_an_error_that_says_so() -> None:
     results, started = Stream(dies, count(), 2), time.monotonic()
-    with pytest.raises(DataError, match="died .*memory ran out.*shared memory.*data.workers"):
+    with pytest.raises(DataError, match=r"died .*memory ran out.*shared memory.*data.workers"):
         list(islice(results, 50))
     assert time.monotonic() - started < 30
 

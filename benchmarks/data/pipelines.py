@@ -1,0 +1,88 @@
+"""Two ways to make the views of MoCo v3: colours on the device, as the loader does, and all in the worker by Pillow."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from vitkiln.engine.data.crops import Cutter, Task, cut
+from vitkiln.engine.data.draw import colours, crop_box, uniforms
+from vitkiln.engine.data.source import Source, open_source
+from vitkiln.engine.settings import Data
+from vitkiln.engine.vocabulary import View
+from vitkiln.kernels.augment_views import columns
+
+VIEWS = (View(blur=1.0), View(blur=0.1, solarize=0.2))
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+Ids = NDArray[np.int64]
+
+
+def opened(folder: Path) -> Source:
+    """The training images of a folder."""
+    source = open_source(Data(root=str(folder)), 0)
+    assert source is not None
+    return source
+
+
+def rendered(folder: Path, count: int = 100) -> Path:
+    """Pictures with the size and detail of ImageNet's, where no folder of real ones is given."""
+    real = os.environ.get("VITKILN_BENCH_IMAGES")
+    if real:
+        return Path(real)
+    numbers = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        coarse = Image.fromarray(numbers.integers(0, 256, (24, 32, 3), np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
+        grain = numbers.normal(0, 8, (375, 500, 1))
+        Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{number}.jpg", quality=95
+        )
+    return folder
+
+
+def decode_and_cut(source: Source) -> Callable[[int, Ids], object]:
+    """The loader's worker: two crops and what is to happen to their colours."""
+    cutter = Cutter(source, VIEWS, seed=0)
+    return lambda epoch, ids: cutter(Task(epoch, ids))
+
+
+def all_by_pillow(source: Source) -> Callable[[int, Ids], object]:
+    """The same crops and the same colours, made one by one in the worker."""
+
+    def work(epoch: int, ids: Ids) -> list[NDArray[np.uint8]]:
+        views = []
+        for sample in ids.tolist():
+            image = source.image(sample)
+            for number, view in enumerate(VIEWS):
+                drawn = uniforms(0, epoch, number, sample)
+                crop = Image.fromarray(cut(image, crop_box(drawn, *image.size, view), view))
+                views.append(np.asarray(coloured(crop, colours(drawn, view))))
+        return views
+
+    return work
+
+
+def coloured(image: Image.Image, row: NDArray[np.float32]) -> Image.Image:
+    """What `augment_views` does to a row, by Pillow."""
+    for operation in row[columns.ORDER].astype(int) if row[columns.JITTER] else ():
+        if operation < 3:
+            image = ENHANCERS[operation](image).enhance(float(row[columns.FACTORS][operation]))
+        else:
+            h, s, v = image.convert("HSV").split()
+            shift = int(row[columns.HUE] * 255) % 256
+            image = Image.merge("HSV", (h.point([(i + shift) % 256 for i in range(256)]), s, v)).convert("RGB")
+    if row[columns.GRAY]:
+        image = image.convert("L").convert("RGB")
+    if row[columns.SIGMA]:
+        image = image.filter(ImageFilter.GaussianBlur(float(row[columns.SIGMA])))
+    if row[columns.THRESHOLD] < 256:
+        image = ImageOps.solarize(image, int(row[columns.THRESHOLD]))
+    return ImageOps.mirror(image) if row[columns.FLIP] else image
+
+
+PIPELINES = {"decode and cut": decode_and_cut, "all by Pillow": all_by_pillow}
