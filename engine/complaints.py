@@ -52,9 +52,8 @@ def complaints(error: ValidationError, name: str, sections: Sections, values: An
 def lost(key: str, name: str, sections: Sections) -> str:
     """Where an unknown key of the section `name`, or an unknown section, may belong."""
     own = list(sections[name].model_fields) if name in sections else list(sections)
-    near = get_close_matches(key, own, 1)
     elsewhere = [f"{other}.{key}" for other, section in sections.items() if key in section.model_fields]
-    found = near or elsewhere
+    found = get_close_matches(key, own, 1) or elsewhere or get_close_matches(key, own, 1, 0.5)
     kind = "key" if name in sections else "section"
     return f"no such {kind}; " + (f"did you mean {found[0]}?" if found else f"there are {', '.join(own)}")
 
@@ -82,8 +81,12 @@ def wanted(kind: str, detail: ErrorDetails) -> str:
     given = shown(detail["input"])
     if kind == "bool_type" and given.lower() in SWITCHES:
         return f"must be true or false; did you mean {SWITCHES[given.lower()]}?"
+    if kind == "int_type" and isinstance(detail["input"], float) and detail["input"].is_integer():
+        return f"must be written as a whole number, {given}"
     if kind == "string_type":
         return f"must be text; quote it: '{given}'"
+    if kind == "string_pattern_mismatch":
+        return f"must match the pattern {detail['ctx']['pattern']}"
     return KINDS.get(kind.split("_")[0], detail["msg"])
 
 

@@ -84,7 +84,7 @@ def load(source: Path | str, overrides: Sequence[str] = (), short: bool | None =
     both = in_short.over(whole)
     used, faults = layered(both if reason else whole, overrides)
     recipe, problems = check(used, file.stem, reason)
-    lines = [*faults, *(problem.told(used.places.get(problem.key, f"{place}: ")) for problem in problems)]
+    lines = [*faults, *(problem.told(used.place(problem.key, f"{place}: ")) for problem in problems)]
     if in_short.values:  # checked even by a run that does not use it
         in_vain = [problem for problem in check(both, file.stem, None)[1] if problem.key in in_short.places]
         lines += [problem.told(in_short.places[problem.key]) for problem in in_vain]

@@ -95,6 +95,11 @@ class Written:
         self.places[key] = place
         self.removed.append(key)
 
+    def place(self, key: str, default: str) -> str:
+        """Where a key was written, or the first one below it."""
+        below = (place for other, place in self.places.items() if other.startswith(f"{key}."))
+        return self.places.get(key) or next(below, default)
+
     def over(self, below: Written) -> Written:
         """This laid over another; neither is changed."""
         merged = Written()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, distributed, methods, optim
+from .allocator import keep_freed_pages
 from .data.loader import Loader
 from .data.order import Order
 from .data.source import open_source
@@ -138,6 +139,8 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
 def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
     """Train a recipe to the end of its budget, evaluate and export the encoder; returns the run folder."""
     device = pick_device(recipe.run.device)
+    if device.type == "cpu":
+        keep_freed_pages()
     with Signals() as signals:
         with distributed.ranks(device):
             trainer = Trainer(recipe, device)

@@ -1,6 +1,7 @@
 """The strictness that all sections share: no unknown key, no silent conversion, no two keys that contradict."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -46,8 +47,8 @@ class Section(BaseModel):
 def shown(value: Any) -> str:
     """A value as a recipe would write it, shortened.
 
-    >>> shown(None), shown(True), shown((1, "x")), shown({"a": 0.5})
-    ('null', 'true', '[1, x]', '{a: 0.5}')
+    >>> shown(None), shown(True), shown((1, "x")), shown({"a": 300.0}), shown(0.00015)
+    ('null', 'true', '[1, x]', '{a: 300}', '1.5e-4')
     """
     if isinstance(value, list | tuple):
         text = f"[{', '.join(map(shown, value))}]"
@@ -55,6 +56,9 @@ def shown(value: Any) -> str:
         text = f"{{{', '.join(f'{key}: {shown(part)}' for key, part in value.items())}}}"
     elif value is None or isinstance(value, bool):
         text = "null" if value is None else str(value).lower()
+    elif isinstance(value, float):
+        number = Decimal(repr(value)).normalize()  # of nan and inf too
+        text = f"{number:e}" if 0 < abs(value) < 1e-3 else f"{number:f}"
     else:
         text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

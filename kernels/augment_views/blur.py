@@ -44,6 +44,9 @@ def box_blur(pixels: Tensor, weights: tuple[Tensor, Tensor, Tensor], axis: int) 
     index = torch.arange(-2, length + 2, device=pixels.device).clamp_(0, length - 1)
     padded = x.index_select(axis, index)
     at = [padded.narrow(axis, start, length) for start in range(5)]
-    total = at[2] * centre + (at[1] + at[3]) * near + (at[0] + at[4]) * far
+    total = at[2] * centre
+    total += (at[1] + at[3]).mul_(near)
+    total += (at[0] + at[4]).mul_(far)
     missing = ONE - centre - 2 * near - 2 * far
-    return (((total - 128 * missing + (ONE >> 1)) >> 24) + 128).to(torch.uint8)
+    total += (ONE >> 1) - 128 * missing
+    return total.bitwise_right_shift_(24).add_(128).to(torch.uint8)

@@ -42,8 +42,8 @@ def luma(pixels: Tensor) -> Tensor:
 
 def _mean(gray: Tensor) -> Tensor:
     count = gray[0].numel()
-    total = gray.sum((1, 2, 3), dtype=torch.int64).double()
-    return (total / count + 0.5).floor()[:, None, None, None]
+    total = gray.sum((1, 2, 3), dtype=torch.int64)
+    return ((2 * total + count) // (2 * count))[:, None, None, None]  # rounded, exactly
 
 
 def blend(base: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
@@ -79,22 +79,18 @@ def hsv(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def rgb(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] of int32 [B, H, W] each"""
-    sixths = h.double() * 6.0 / 255.0
+    """uint8 [B, 3, H, W] of int32 [B, H, W] each: a channel is round(v * (1 - s * its distance from the hue))"""
+    saturation, value = (s.double() / 255.0).float().double(), v.double()
+    channels = [value * (1.0 - saturation * distance[h]) for distance in distances(h.device)]
+    return torch.stack([(channel + 0.5).floor().to(torch.uint8) for channel in channels], 1)
+
+
+def distances(device: torch.device) -> Tensor:
+    """How far red, green and blue are from each of the 256 hues, from 0 to 1: double [3, 256]"""
+    sixths = torch.arange(256, dtype=torch.float64, device=device) * 6.0 / 255.0
     sector = sixths.floor()
     part = (sixths - sector).float().double()
-    saturation, value = (s.double() / 255.0).float().double(), v.double()
-    p = away(value * (1.0 - saturation))
-    q = away(value * (1.0 - saturation * part))
-    t = away(value * (1.0 - saturation * (1.0 - part)))
-    value = value.to(torch.uint8)
-    sector = sector.to(torch.int64) % 6
-    red = torch.stack([value, q, p, p, t, value]).gather(0, sector[None])
-    green = torch.stack([t, value, value, q, p, p]).gather(0, sector[None])
-    blue = torch.stack([p, p, t, value, value, q]).gather(0, sector[None])
-    return torch.stack([red[0], green[0], blue[0]], 1)
-
-
-def away(value: Tensor) -> Tensor:
-    """Rounded to the nearest, halves away from nought, as C's round does."""
-    return (value + 0.5).floor().clamp_(0, 255).to(torch.uint8)
+    near, far = torch.zeros_like(part), torch.ones_like(part)
+    kinds = torch.stack([near, part, far, far, 1.0 - part, near])  # of red in the six sectors of the circle
+    sector = sector.long() % 6
+    return torch.stack([kinds.gather(0, ((sector + turn) % 6)[None])[0] for turn in (0, 4, 2)])

@@ -8,14 +8,15 @@ from .._shared.choice import choose
 from .._shared.registration import operator
 from . import columns, reference
 
-TOGETHER = {"cpu": 2}  # images: the reference's temporaries, some forty times its input, then stay in the cache
-OTHERWISE = 64  # and take no more than one or two GiB of a GPU
+PIXELS = {"cpu": 1 << 16}  # at once: the reference's temporaries, some forty times its input, then stay in the cache
+OTHERWISE = 1 << 22  # and take no more than a GiB of a GPU
 
 
 @operator("augment_views")
 def augment(images: Tensor, parameters: Tensor) -> Tensor:
     """A few images at a time."""
-    together = TOGETHER.get(images.device.type, OTHERWISE)
+    pixels = PIXELS.get(images.device.type, OTHERWISE)
+    together = max(1, pixels // max(1, images.shape[1] * images.shape[2]))
     parts = zip(images.split(together), parameters.split(together), strict=True)
     return torch.cat([reference.augment_views(*part) for part in parts])
 
@@ -40,8 +41,8 @@ def augment_views(images: Tensor, parameters: Tensor) -> Tensor:
     >>> augment_views(torch.tensor([[[[200, 100, 50]]]], dtype=torch.uint8), row).tolist()
     [[[[124, 124, 124]]]]
     """
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
-        raise refusal("images", images, "uint8 [B, H, W, 3]")
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
+        raise refusal("images", images, "uint8 [B, H, W, 3] of one pixel or more")
     if parameters.dtype != torch.float32 or parameters.shape != (images.shape[0], columns.COUNT):
         raise refusal("parameters", parameters, f"float32 [{images.shape[0]}, {columns.COUNT}]")
     beside("parameters", parameters, "images", images)

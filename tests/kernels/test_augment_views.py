@@ -196,6 +196,7 @@ def test_it_compiles_without_a_break() -> None:
             r"images: float32 \[2, 4, 4, 3\].*; must be uint8 \[B, H, W, 3\]",
         ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 13), r"images: uint8 \[2, 3, 4, 4\]"),
+        (torch.zeros(2, 0, 4, 3, dtype=torch.uint8), torch.zeros(2, 13), r"images: .* of one pixel or more"),
         (
             torch.zeros(2, 4, 4, 3, dtype=torch.uint8),
             torch.zeros(3, 13),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitkiln.engine.data import workers as workers_of_the_loader
 from vitkiln.engine.data.loader import Loader
 from vitkiln.engine.data.source import Source, open_source
 from vitkiln.engine.errors import DataError
@@ -65,6 +66,11 @@ def test_no_labels_where_there_are_no_classes(pictures: Callable[..., Path]) -> 
 def test_the_number_of_workers_changes_nothing(source: Source, workers: int) -> None:
     alone = batches(source, 7, batch_size=40, accumulate=2)
     assert all(map(equal, alone, batches(source, 7, batch_size=40, accumulate=2, workers=workers)))
+
+
+def test_workers_that_start_afresh_beside_a_gpu_change_nothing(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_of_the_loader, "start_method", lambda: "forkserver")
+    assert all(map(equal, batches(source, 2), batches(source, 2, workers=1)))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

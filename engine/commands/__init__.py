@@ -1,0 +1,1 @@
+"""What the command `engine` can do, a file for each kind of verb. Heavy modules are imported when a verb runs."""
