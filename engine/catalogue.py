@@ -14,7 +14,7 @@ from .settings.sections import SIZES
 Rows = list[dict[str, Any]]
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "kernels"
-PATCH = 16  # of the models that are listed
+SIZE, PATCH = 224, 16  # of the models that are listed
 APART = {"reference.py", "kernel.py"}  # same names, not the public functions
 
 
@@ -45,7 +45,7 @@ def first_line(node: ast.Module | ast.FunctionDef) -> str:
 
 
 def models() -> Rows:
-    """Named sizes, and their parameters with patches of 16 x 16 and a fixed position table."""
+    """Named sizes, and their parameters for images of 224 x 224 and patches of 16 x 16."""
     return [
         {"model": name, "width": width, "depth": depth, "heads": heads, "parameters": parameters(width, depth)}
         for name, (width, depth, heads) in SIZES.items()
@@ -53,10 +53,12 @@ def models() -> Rows:
 
 
 def parameters(width: int, depth: int, mlp_ratio: int = 4) -> int:
-    """Of an encoder: projection of patches, class token, blocks and the last norm."""
+    """Of an encoder: projection of patches, class token, positions, blocks and the last norm."""
+    embedding = 3 * PATCH**2 * width + width + width + (1 + (SIZE // PATCH) ** 2) * width
     attention = 4 * width * width + 4 * width
     mlp = 2 * mlp_ratio * width * width + (mlp_ratio + 1) * width
-    return (3 * PATCH**2 + 2) * width + depth * (attention + mlp + 4 * width) + 2 * width
+    norms = 4 * width
+    return embedding + depth * (attention + mlp + norms) + 2 * width
 
 
 def kernels() -> Rows:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands import looking, results, training
-from .errors import EngineError
+from .errors import EngineError, RecipeError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings its own click, or takes the installed one
 EPILOG = "Overrides: engine run dilemma data.root=/imagenet optim.lr=1e-4. Add --debug to any command for tracebacks."
@@ -75,7 +75,7 @@ def refuse_unknown(arguments: list[str]) -> None:
     if first is not None and first not in names:
         near = get_close_matches(first, names, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise typer.BadParameter(f"no such command {first}; {hint}")
+        raise RecipeError(f"no such command {first}; {hint}")
 
 
 def usage(error: Any) -> str:

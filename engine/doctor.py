@@ -226,9 +226,5 @@ def locations(package: str) -> list[Path]:
 
 def version_of(*distributions: str) -> str | None:
     """Of the first that is installed."""
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    found = (found.version for name in distributions for found in metadata.distributions(name=name))
+    return next(found, None)

@@ -1,4 +1,7 @@
-"""How plans are drawn: which patches an encoder sees, and what it is told of their places."""
+"""How plans are drawn: which patches an encoder sees, and what it is told of their places.
+
+All views of a batch are drawn at once, in the order of `torch.cat(batch.views)`: V views of B images.
+"""
 
 import torch
 from torch import Tensor
@@ -8,28 +11,27 @@ from vitkiln import kernels
 from .vocabulary import Batch, Plan
 
 
-def everything() -> Plan:
-    """Every patch at its own place."""
-    return Plan()
-
-
-def misplaced(batch: Batch, view: int, patches: int, kept: int, wrong_probability: float) -> Plan:
+def misplaced(batch: Batch, patches: int, kept: int, wrong_probability: float) -> Plan:
     """A random subset, `kept` of `patches`, a share of which are told the place of a patch that was dropped.
 
-    Drawn for each image and view by itself, as a function of (seed, step, sample id, view).
+    Drawn for each image and view by itself, as a function of (seed, step, sample id, view): rows [V * B].
     """
-    stream = batch.ids * len(batch.views) + view
-    return Plan(*kernels.sample_tokens(batch.seed, stream, patches, kept, wrong_probability))
+    return Plan(*kernels.sample_tokens(batch.seed, numbers(batch), patches, kept, wrong_probability))
 
 
-def branches(batch: Batch, view: int, depth: int, rate: float) -> Tensor | None:
+def branches(batch: Batch, depth: int, rate: float) -> Tensor | None:
     """Drop path: a factor for each of the two branches of each block, 0 at a rate that grows with depth, or 1/(1 - it).
 
-    [B, depth, 2], or None where nothing is dropped. Deep networks with stochastic depth, arXiv:1603.09382.
+    [V * B, depth, 2], or None where nothing is dropped. Deep networks with stochastic depth, arXiv:1603.09382.
     """
     if rate == 0:
         return None
-    stream = batch.ids * len(batch.views) + view
-    drawn = kernels.uniform(batch.seed, stream, 2 * depth, stream=2).view(-1, depth, 2)
+    drawn = kernels.uniform(batch.seed, numbers(batch), 2 * depth).view(-1, depth, 2)
     rates = torch.linspace(0, rate, depth, device=drawn.device)[:, None]
     return (drawn >= rates) / (1 - rates)
+
+
+def numbers(batch: Batch) -> Tensor:
+    """A number for each view of each sample, whichever rank holds it: [V * B]"""
+    views = torch.arange(len(batch.views), device=batch.ids.device)
+    return (batch.ids * len(batch.views) + views[:, None]).flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def summary_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def set_up_logging(debug: bool = False) -> None:
+def set_up_logging() -> None:
     """Log lines on stderr: through the console of the progress bar on a terminal, plain elsewhere."""
     handler: logging.Handler
     if sys.stderr.isatty():
@@ -118,7 +119,8 @@ def set_up_logging(debug: bool = False) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.setLevel(logging.DEBUG if debug else logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"
+    handler.setLevel(logging.INFO if first else logging.WARNING)
     log.handlers = [handler]
     log.setLevel(logging.DEBUG)
     log.propagate = False

@@ -184,6 +184,7 @@ def announce(trainer: Trainer, folder: RunFolder) -> None:
     recipe, pace = trainer.recipe, trainer.pace
     learned = sum(parameter.numel() for parameter in trainer.method.parameters() if parameter.requires_grad)
     size = recipe.data.batch_size
+    log.info("%s", recipe.to_yaml().rstrip())
     log.info("run folder %s", folder.path)
     log.info(
         "%s on %s, %s; %.1f M parameters learn; %d images, %d steps an epoch, %.0f steps",

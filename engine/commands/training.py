@@ -71,9 +71,9 @@ def all_of(named: list[str], overrides: list[str], short: bool) -> list[Recipe]:
         try:
             read.append(load(name, overrides, short))
         except RecipeError as error:  # noqa: PERF203  all mistakes are told at once
-            faults.append(str(error))
+            faults += str(error).splitlines()
     if faults:
-        raise RecipeError("\n".join(faults))
+        raise RecipeError("\n".join(dict.fromkeys(faults)))
     return read
 
 

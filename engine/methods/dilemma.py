@@ -39,32 +39,23 @@ class Dilemma(Method):
         return self.base.views()
 
     def forward(self, batch: Batch) -> Losses:
-        drawn = [self.plan(batch, view) for view in range(len(batch.views))]
-        tokens = [
-            self.base.encoder(images, plan, self.base.branches(batch, view))
-            for view, (images, plan) in enumerate(zip(batch.views, drawn, strict=True))
-        ]
-        losses = self.base.losses(batch, [seen[:, 0] for seen in tokens])
+        plan, encoder = self.plan(batch), self.base.encoder
+        tokens = encoder(torch.cat(batch.views), plan, self.base.branches(batch))  # [2 B, prefix + K, D]
+        losses = self.base.losses(batch, tokens[:, 0])
         if self.detector is not None:
-            self.detect(losses, self.detector, tokens, drawn)
+            self.detect(losses, self.detector, tokens[:, encoder.prefix :], plan)
         return losses
 
-    def plan(self, batch: Batch, view: int) -> Plan:
+    def plan(self, batch: Batch) -> Plan:
         patches = self.base.encoder.settings.patches
-        return plans.misplaced(batch, view, patches, self.kept, self.settings.wrong_probability)
+        return plans.misplaced(batch, patches, self.kept, self.settings.wrong_probability)
 
-    def detect(self, losses: Losses, head: nn.Linear, tokens: list[Tensor], drawn: list[Plan]) -> None:
-        """Binary cross-entropy over all kept tokens, misplaced or not, with equal weight."""
-        prefix = self.base.encoder.prefix
-        found = [
-            kernels.detection_loss(seen[:, prefix:], head.weight[0], head.bias, plan.wrong)
-            for seen, plan in zip(tokens, drawn, strict=True)
-            if plan.wrong is not None
-        ]
-        detection = torch.stack([loss for loss, _ in found]).mean()
+    def detect(self, losses: Losses, head: nn.Linear, tokens: Tensor, plan: Plan) -> None:
+        """Binary cross-entropy over all kept tokens of both views, misplaced or not, with equal weight."""
+        assert plan.wrong is not None
+        detection, accuracy = kernels.detection_loss(tokens, head.weight[0], head.bias, plan.wrong)
         losses.terms["detection"] = self.settings.weight * detection
-        losses.metrics["detection_loss"] = detection.detach()
-        losses.metrics["detection_accuracy"] = torch.stack([accuracy for _, accuracy in found]).mean()
+        losses.metrics |= {"detection_loss": detection.detach(), "detection_accuracy": accuracy}
 
     def backbone(self) -> ViT:
         return self.base.encoder
@@ -77,20 +68,18 @@ class Dilemma(Method):
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The views, and what the student sees of them: dropped patches gray, misplaced ones under red."""
-        size = self.base.encoder.settings.patch_size
-        rows = []
-        for index, images in enumerate(batch.views):
-            plan = self.plan(batch, index)
-            rows += [images[:8], painted(images[:8], plan, size)]
+        seen = painted(torch.cat(batch.views), self.plan(batch), self.base.encoder.settings.patch_size).chunk(2)
+        rows = [row[:8] for pair in zip(batch.views, seen, strict=True) for row in pair]
         return {"views": sheet(rows)}
 
 
 def painted(images: Tensor, plan: Plan, size: int) -> Tensor:
     """Images uint8 [B, H, W, 3] with what the plan drops in gray and what it misplaces in red."""
-    assert plan.keep is not None and plan.wrong is not None
+    assert plan.keep is not None
+    assert plan.wrong is not None
     count, height, width, _ = images.shape
     shade = torch.zeros(count, height * width // size**2, dtype=torch.uint8, device=images.device)  # 0 dropped
-    shade.scatter_(1, plan.keep[:count], 1 + plan.wrong[:count].to(torch.uint8))  # 1 kept, 2 misplaced
+    shade.scatter_(1, plan.keep, 1 + plan.wrong.to(torch.uint8))  # 1 kept, 2 misplaced
     mask = shade.view(count, height // size, width // size)
     mask = mask.repeat_interleave(size, 1).repeat_interleave(size, 2)[..., None]
     red = torch.tensor([255, 0, 0], dtype=torch.uint8, device=images.device)

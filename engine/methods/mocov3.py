@@ -53,30 +53,26 @@ class MoCoV3(Method):
         )
 
     def forward(self, batch: Batch) -> Losses:
-        return self.losses(
-            batch,
-            [
-                self.encoder.class_token(images, branches=self.branches(batch, view))
-                for view, images in enumerate(batch.views)
-            ],
-        )
+        return self.losses(batch, self.encoder.class_token(torch.cat(batch.views), branches=self.branches(batch)))
 
-    def losses(self, batch: Batch, seen: list[Tensor]) -> Losses:
-        """`seen` holds the student's class token of either view, [B, D], however it looked at it."""
-        first, second = (self.predictor(self.projector(token)) for token in seen)
-        first_keys, second_keys = (self.keys(view) for view in batch.views)
+    def losses(self, batch: Batch, seen: Tensor) -> Losses:
+        """`seen` holds the student's class tokens, first view above second, [2 B, D], however it looked at them."""
+        first, second = (self.predictor(self.projector(view)) for view in seen.chunk(2))
+        first_keys, second_keys = self.keys(batch)
         contrast = self.contrast(first, second_keys) + self.contrast(second, first_keys)
         return Losses({"contrast": contrast}, {"spread": spread(first)})
 
-    def branches(self, batch: Batch, view: int) -> Tensor | None:
-        settings = self.encoder.settings
-        return plans.branches(batch, view, len(self.encoder.blocks), settings.drop_path)
+    def branches(self, batch: Batch) -> Tensor | None:
+        return plans.branches(batch, len(self.encoder.blocks), self.encoder.settings.drop_path)
 
     @torch.no_grad()
-    def keys(self, view: Tensor) -> Tensor:
+    def keys(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The teacher's view of either view, of all ranks: two of [world * B, output]. Statistics are each view's own."""
         encoder, projector = self.teacher
         assert isinstance(encoder, ViT)
-        return distributed.gather(projector(encoder.class_token(view)))
+        seen = encoder.class_token(torch.cat(batch.views))
+        keys = torch.stack([projector(view) for view in seen.chunk(2)], 1)
+        return distributed.gather(keys).unbind(1)
 
     def contrast(self, query: Tensor, keys: Tensor) -> Tensor:
         t = self.settings.temperature

@@ -4,27 +4,42 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import refusal
-from .._shared.choice import choose
+from .._shared.choice import choose, triton_obstacle
 from .._shared.philox import check_seed
 from .._shared.registration import operator
 from . import reference
 
+MOST_PATCHES = 1024  # the Triton kernel sorts an image's keys in the registers of one program
+
 
 @operator("sample_tokens")
 def _draw(
-    seed: Tensor, sample_ids: Tensor, num_patches: int, keep: int, wrong_probability: float
+    seed: Tensor, sample_ids: Tensor, num_patches: int, keep: int, wrong_probability: float, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.draw(seed, sample_ids, num_patches, keep, wrong_probability)
     return reference.sample_tokens(seed, sample_ids, num_patches, keep, wrong_probability)
 
 
 @_draw.register_fake
 def _(
-    seed: Tensor, sample_ids: Tensor, num_patches: int, keep: int, wrong_probability: float
+    seed: Tensor, sample_ids: Tensor, num_patches: int, keep: int, wrong_probability: float, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = sample_ids.shape[0]
     kept = sample_ids.new_empty(batch, keep)
     wrong = sample_ids.new_empty(batch, keep, dtype=torch.bool)
     return kept, torch.empty_like(kept), wrong, sample_ids.new_empty(batch, num_patches)
+
+
+def obstacle(num_patches: int, unavailable: str | None) -> str | None:
+    """Why the Triton kernel cannot draw plans of so many patches, or None."""
+    if unavailable:
+        return unavailable
+    if num_patches > MOST_PATCHES:
+        return f"the kernel sorts up to {MOST_PATCHES} patches, not {num_patches}"
+    return None
 
 
 def sample_tokens(
@@ -58,6 +73,9 @@ def sample_tokens(
         raise refusal("wrong_probability", wrong_probability, "from 0 to 1")
     if num_patches == 1 and wrong_probability > 0:
         raise refusal("wrong_probability", wrong_probability, "0 where there is one patch: it has no other place")
-    if choose("sample_tokens", "it has no Triton kernel", expected=False) == "reference":
+    device = sample_ids.device.type
+    found = obstacle(num_patches, triton_obstacle(device))
+    implementation = choose("sample_tokens", found, expected=device == "cuda")
+    if implementation == "reference":
         return reference.sample_tokens(seed, sample_ids, num_patches, keep, wrong_probability)
-    return _draw(seed, sample_ids, num_patches, keep, wrong_probability)
+    return _draw(seed, sample_ids, num_patches, keep, wrong_probability, implementation)

@@ -1,10 +1,11 @@
 """Whole runs of a tiny recipe on formula-driven images: their end, their interruption, and what they leave."""
 
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def recipe(folder, *overrides, **method):
 
 
 def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]  # a kill may cut the last one
+    return [json.loads(line) for line in lines]
 
 
 def losses(folder):
@@ -216,30 +218,49 @@ def test_compiled_blocks_learn_the_same(whole, tmp_path, monkeypatch):
     assert metrics(folder)[0]["loss"] == pytest.approx(metrics(whole)[0]["loss"], abs=1e-4)
 
 
+def command(file, out, *overrides):
+    """The command of the shell, as another process runs it."""
+    engine = [sys.executable, "-m", "vitkiln.engine.cli", "run", file, "run.knn=false", "run.tensorboard=false"]
+    return [*engine, *overrides, "--out", out]
+
+
+@pytest.mark.multi
+def test_two_ranks_train_as_one(tmp_path):
+    recipe(tmp_path)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    for start, out in (([], "one"), (launch, "two")):
+        subprocess.run([*start, *command(tmp_path / "tiny.yaml", tmp_path / out)], check=True, capture_output=True)
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert status(tmp_path / "two") == "finished"
+
+
 @pytest.mark.slow
-def test_ten_kills_leave_the_weights_of_the_uninterrupted_run(outside, tmp_path):
-    """kill -9 at random moments, resumed each time by the same command."""
-    outside()
-    command = [
-        sys.executable,
-        "-m",
-        "vitkiln.engine.cli",
-        "run",
-        str(tmp_path / "outside.yaml"),
-        "run.knn=false",
-    ]
-    command += ["run.tensorboard=false", "run.checkpoint_every=1", "--out"]
-    quiet = {"cwd": tmp_path, "capture_output": True}
-    subprocess.run([*command, "whole"], check=True, **quiet)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        step = str(int(torch.randint(0, 12, (), generator=generator)))
-        environment = {**os.environ, "SIGNAL_AT": step, "SIGNAL": str(int(signal.SIGKILL))}
-        subprocess.run([*command, "run"], env=environment, **quiet)
-    subprocess.run([*command, "run"], **quiet)
-    assert status(tmp_path / "run") == "finished"
+def test_ten_kills_leave_the_weights_of_the_uninterrupted_run(tmp_path):
+    """kill -9 at random moments of training and saving, resumed each time by the same command."""
+    recipe(tmp_path)
+    here, many = tmp_path / "tiny.yaml", ("run.steps=400", "run.checkpoint_every=3")
+    subprocess.run(command(here, tmp_path / "whole", *many), check=True, capture_output=True)
+    chance, killed_at = random.Random(0), []
+    while len(killed_at) < 10:
+        before = len(metrics(tmp_path / "run")) if killed_at else 0
+        process = subprocess.Popen(command(here, tmp_path / "run", *many), stderr=subprocess.DEVNULL)
+        while process.poll() is None and not is_past(tmp_path / "run", before + chance.randrange(1, 20)):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        killed_at.append(len(metrics(tmp_path / "run")))
+    assert 0 < killed_at[0] < killed_at[-1] < 400, killed_at
+    subprocess.run(command(here, tmp_path / "run", *many), check=True, capture_output=True)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(weights(tmp_path / "run")[name], value), name
+
+
+def is_past(folder, lines):
+    file = folder / "metrics.jsonl"
+    return file.exists() and file.read_bytes().count(b"\n") >= lines
 
 
 def test_the_exported_encoder_has_timms_names_and_says_what_it_expects(whole, tmp_path):

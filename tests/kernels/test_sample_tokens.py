@@ -1,5 +1,7 @@
 """sample_tokens: a shuffle of each image's patches; some are kept, and some of them told a wrong place."""
 
+import logging
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vitkiln.kernels import sample_tokens, uniform, use
-from vitkiln.kernels._shared.philox import ORDER, WRONG, bits
+from vitkiln.kernels._shared import choice
+from vitkiln.kernels._shared.philox import ORDER, WRONG, bits, fraction
+from vitkiln.kernels.sample_tokens import op
 
 SEED = torch.tensor([7, 3])
 
@@ -95,6 +99,13 @@ def test_the_share_of_wrong_tokens_is_the_probability(probability):
     assert abs(wrong.mean() - probability) < 5 * deviation
 
 
+def test_a_number_that_equals_the_probability_is_not_wrong():
+    drawn = fraction(bits(SEED, torch.arange(1), (49, WRONG))[0])[0]
+    wrong = sample_tokens(SEED, torch.arange(1), 196, 49, drawn[10].item())[2][0]
+    assert torch.equal(wrong, drawn < drawn[10])
+    assert not wrong[10]
+
+
 def test_every_patch_is_kept_equally_often():
     images, patches, kept = 4000, 16, 4
     counts = torch.bincount(sample_tokens(SEED, torch.arange(images), patches, kept)[0].flatten(), minlength=patches)
@@ -139,7 +150,7 @@ def test_one_patch_is_kept_in_its_place():
 
 
 def test_registration():
-    torch.library.opcheck(torch.ops.vitkiln.sample_tokens.default, (SEED, torch.arange(3), 9, 4, 0.5))
+    torch.library.opcheck(torch.ops.vitkiln.sample_tokens.default, (SEED, torch.arange(3), 9, 4, 0.5, "torch"))
 
 
 def test_compiles_without_a_break():
@@ -169,3 +180,25 @@ def test_bad_arguments_are_named(changes, message):
     arguments = {"seed": SEED, "sample_ids": torch.arange(2), "num_patches": 9, "keep": 4, **changes}
     with pytest.raises(ValueError, match=message):
         sample_tokens(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("patches", "unavailable", "obstacle"),
+    [
+        (1, None, None),
+        (1024, None, None),
+        (1025, None, "the kernel sorts up to 1024 patches, not 1025"),
+        (196, "Triton is not installed", "Triton is not installed"),
+    ],
+)
+def test_the_rule_of_choice(patches, unavailable, obstacle):
+    assert op.obstacle(patches, unavailable) == obstacle
+
+
+def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(caplog):
+    choice._note_once.cache_clear()
+    with caplog.at_level(logging.WARNING), use("triton", "sample_tokens"):
+        sample_tokens(SEED, torch.arange(3), 9, 4)
+        sample_tokens(SEED, torch.arange(3), 9, 4)
+    said = [r.getMessage() for r in caplog.records]
+    assert said == ["sample_tokens: runs in plain PyTorch, because Triton needs a CUDA device, not cpu"]

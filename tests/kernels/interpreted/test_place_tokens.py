@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from vitkiln.kernels import place_tokens, use
+from vitkiln.kernels._shared import one_hot
 from vitkiln.kernels.place_tokens import kernel, reference
 
 SHAPES = [  # B, P, K, D
@@ -50,7 +51,7 @@ def test_the_number_of_parts_does_not_change_the_sum(tokens_per_part, close, mon
     _, position, _, place = sample(3, 20, 11, 17, torch.float32)
     grad = torch.randn(3, 11, 17)
     whole = kernel.to_position(grad, place, len(position))
-    monkeypatch.setattr(kernel, "TOKENS_PER_PART", tokens_per_part)
+    monkeypatch.setattr(one_hot, "TOKENS_PER_PART", tokens_per_part)
     close(kernel.to_position(grad, place, len(position)), whole)
 
 

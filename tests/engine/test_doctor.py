@@ -1,0 +1,101 @@
+"""The doctor tells packages apart by what lies in them, and never imports one in hope."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vitkiln.engine import cli, doctor
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Lays files of packages that fail when they are imported where they are found first."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def lay(*files):
+        for name in files:
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("raise RuntimeError('imported')")
+
+    return lay
+
+
+def states():
+    return {row.what: row.state for row in doctor.flash_attention()}
+
+
+def test_the_apex_of_the_package_index_is_not_nvidias(packages):
+    packages("apex/__init__.py")
+    assert doctor.apex().state == "warning"
+    assert "pip uninstall apex" in doctor.apex().note
+
+
+def test_nvidias_apex_is_known_by_its_modules(packages):
+    packages("apex/__init__.py", "apex/multi_tensor_apply/__init__.py")
+    assert doctor.apex().found == "NVIDIA's, without its CUDA kernels"
+    packages("amp_C.py")
+    assert doctor.apex().found == "NVIDIA's, with its CUDA kernels"
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["flash_attn/__init__.py"], "2"),
+        (["flash_attn_interface.py"], "3"),
+        (["flash_attn/cute/__init__.py"], "4"),
+        (["flash_attn/__init__.py", "flash_attn/cute/__init__.py", "flash_attn_interface.py"], "234"),
+    ],
+)
+def test_generations_of_flash_attention_are_told_apart(packages, files, found):
+    packages(*files)
+    assert states() == {f"FlashAttention {n}": "ok" if n in found else "absent" for n in "234"}
+
+
+def test_a_package_that_does_not_import_is_named_with_its_complaint(packages):
+    packages("broken/__init__.py")
+    command = [sys.executable, "-c", "raise RuntimeError('no such operator')"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    row = doctor.imported("broken", process)
+    assert (row.state, row.note) == ("absent", "RuntimeError: no such operator; not needed")
+
+
+def test_a_package_that_is_not_there_is_not_probed():
+    assert doctor.probe("no_such_package_at_all") is None
+    assert doctor.imported("no_such_package_at_all", None).found == "not installed"
+
+
+def test_every_question_has_a_row_and_programs_can_read_it(capsys):
+    assert cli.call(["doctor", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["what"] for row in rows] == [
+        "Python",
+        "torch",
+        "CUDA",
+        "ranks",
+        "Triton",
+        "FlashAttention 2",
+        "FlashAttention 3",
+        "FlashAttention 4",
+        "apex",
+        "DALI",
+        "csrc",
+        "torchvision",
+        "timm",
+        "TensorBoard",
+        "/dev/shm",
+        "open files",
+        "loader",
+        "attention",
+    ]
+    assert {row["state"] for row in rows} <= {"ok", "absent", "warning"}
+    assert all(row["found"] for row in rows)
+
+
+def test_what_is_chosen_names_what_was_passed_over(packages):
+    packages("flash_attn/__init__.py")
+    known = {row.what: row for row in [*doctor.flash_attention(), doctor.dali()]}
+    attention = doctor.chosen(None, known)[1]
+    assert "FlashAttention 2 not called" in attention.note
