@@ -108,7 +108,7 @@ def flash_attention() -> list[Row]:
         "FlashAttention 4": (fourth, ("flash-attn-4",), "pip install --pre flash-attn-4"),
     }
     return [
-        Row(name, "ok", version_of(*names) or "version unknown", "found, not called: see attention below")
+        Row(name, "ok", version_of(*names) or "version unknown", "see attention below")
         if there
         else Row(name, "absent", "not installed", install)
         for name, (there, names, install) in kinds.items()
@@ -131,7 +131,7 @@ def dali() -> Row:
     there = any((place / "dali").is_dir() for place in locations("nvidia"))
     version = version_of("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
     if there and version:
-        return Row("DALI", "ok", version, "found, not called: see loader below")
+        return Row("DALI", "ok", version, "see loader below")
     return Row("DALI", "absent", "not installed", "pip install 'vitkiln[dali]' brings it")
 
 
@@ -190,20 +190,25 @@ def file_descriptors() -> Row:
 
 def chosen(torch: Any, rows: dict[str, Row]) -> list[Row]:
     """What a run would use, and why not the others."""
-    passed = [name for name in ("FlashAttention 2", "FlashAttention 3", "FlashAttention 4") if rows[name].state == "ok"]
-    why = f"; {', '.join(passed)} not called: this version has no binding for them" if passed else ""
-    gpu = torch is not None and torch.cuda.is_available()
-    decoder = (
-        "DALI is not called: this version has no loader for it"
-        if rows["DALI"].state == "ok"
-        else "the only loader of this version"
+    decoder = "DALI is not called: this version has no loader for it" if rows["DALI"].state == "ok" else "the only one"
+    return [Row("loader", "ok", "pillow", f"data.loader=auto; {decoder}"), attention(torch, rows)]
+
+
+def attention(torch: Any, rows: dict[str, Row]) -> Row:
+    """As kernels/attention chooses."""
+    others = {
+        "FlashAttention 2": "when asked for: vitkiln.kernels.use('flash', 'attention')",
+        "FlashAttention 3": "not called: this version has no binding for it",
+        "FlashAttention 4": "not called: this version has no binding for it",
+    }
+    notes = [f"{name} {why}" for name, why in others.items() if rows[name].state == "ok"]
+    if torch is None or not torch.cuda.is_available():
+        return Row("attention", "ok", "PyTorch", "; ".join(["there is no GPU", *notes]))
+    if rows["Triton"].state != "ok":
+        return Row("attention", "ok", "PyTorch", "; ".join([sdpa(torch), *notes]))
+    return Row(
+        "attention", "ok", "Triton, PyTorch", "; ".join(["Triton for short 16-bit sequences", sdpa(torch), *notes])
     )
-    return [
-        Row("loader", "ok", "pillow", f"data.loader=auto; {decoder}"),
-        Row(
-            "attention", "ok", "PyTorch's scaled_dot_product_attention", f"{sdpa(torch) if gpu else 'on the CPU'}{why}"
-        ),
-    ]
 
 
 def sdpa(torch: Any) -> str:
@@ -215,7 +220,7 @@ def sdpa(torch: Any) -> str:
         "cudnn": backends.cudnn_sdp_enabled(),
         "math": backends.math_sdp_enabled(),
     }
-    return f"picks among {', '.join(name for name, on in enabled.items() if on)}"
+    return f"PyTorch picks among {', '.join(name for name, on in enabled.items() if on)}"
 
 
 def locations(package: str) -> list[Path]:

@@ -41,7 +41,7 @@ def mocov3(vit: ViT) -> None:
             nn.init.zeros_(module.bias)
     bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
     nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
-    nn.init.zeros_(vit.patch_embed.proj.bias)
+    vit.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
 
 
 def truncated_normal(vit: ViT) -> None:

@@ -113,17 +113,32 @@ def test_arrows_that_are_forbidden(place):
     assert not wrong
 
 
-def test_only_kernel_files_import_triton():
-    importing = {file for file in FILES if any(within(module, "triton") for module in imports(file))}
-    wrong = {file for file in importing if file.name != "kernel.py" and file.parts[:2] != ("kernels", "_shared")}
+def is_triton(file: Path) -> bool:
+    """A kernel, or what kernels share."""
+    return any(within(module, "triton") for module in imports(file))
+
+
+def reached(start: str) -> dict[str, set[str]]:
+    """Modules of ours that run when one is imported, each with what it imports."""
+    by_name = {name: file for file, name in NAMES.items()}
+    pending, found = [start], {}
+    while pending:
+        module = pending.pop()
+        if module in by_name and module not in found:
+            found[module] = imports(by_name[module], lazily=False)
+            pending += found[module]
+    return found
+
+
+def test_only_kernels_import_triton():
+    wrong = [f for f in FILES if is_triton(f) and f.name != "kernel.py" and f.parts[:2] != ("kernels", "_shared")]
     assert not wrong
 
 
-def test_triton_is_never_imported_with_the_operators():
-    for file in FILES:
-        if file.name != "kernel.py" and file.parts[0] == "kernels":
-            wrong = [m for m in imports(file, lazily=False) if within(m, "triton") or m.endswith(".kernel")]
-            assert not wrong, file
+def test_importing_the_operators_reaches_no_triton():
+    modules = reached(KERNELS)
+    assert f"{KERNELS}.place_tokens.op" in modules
+    assert not {name for name, found in modules.items() if any(within(module, "triton") for module in found)}
 
 
 def test_a_room_knows_only_the_doors_of_other_rooms():
@@ -166,19 +181,10 @@ def test_whatever_answers_at_once_does_not_import_torch():
         assert not any(within(module, "torch") for module in imports(file, lazily=False)), file
 
 
-def test_recipe_reaches_no_torch_through_others():
-    """Follow the imports that run when the command starts."""
-    by_name = {name: file for file, name in NAMES.items()}
-    pending, seen = [f"{ENGINE}.cli"], set()
-    while pending:
-        module = pending.pop()
-        if module in seen or module not in by_name:
-            continue
-        seen.add(module)
-        found = imports(by_name[module], lazily=False)
-        assert not any(within(name, "torch") for name in found), module
-        pending += found
-    assert f"{ENGINE}.recipe" in seen
+def test_starting_the_command_reaches_no_torch():
+    modules = reached(f"{ENGINE}.cli")
+    assert f"{ENGINE}.recipe" in modules
+    assert not {name for name, found in modules.items() if any(within(module, "torch") for module in found)}
 
 
 def functions(file: Path) -> list[ast.FunctionDef]:
@@ -202,7 +208,7 @@ def test_files_stay_short(file):
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_functions_stay_short(file):
-    ceiling = 120 if file.name == "kernel.py" else 40
+    ceiling = 120 if is_triton(file) else 40
     assert {node.name: length(node) for node in functions(file) if length(node) > ceiling} == {}
 
 
@@ -214,7 +220,7 @@ MANY_PARAMETERS = {
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_functions_take_few_parameters(file):
     """Seven. Launches of kernels, options of the command line and the schemas of operators are what they must be."""
-    if file.name in ("kernel.py", "op.py", "reference.py") or file.parts[:2] == ("engine", "commands"):
+    if is_triton(file) or file.name in ("op.py", "reference.py") or file.parts[:2] == ("engine", "commands"):
         return
     taken = {
         node.name: len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) for node in functions(file)

@@ -136,6 +136,13 @@ def test_every_method_recipe_and_kernel_is_in_the_readme():
     assert all(f"`{name}`" in README for name in operators)
 
 
+def test_the_readme_says_which_operators_have_a_triton_kernel():
+    rows = re.findall(r"^\| \[.*\]\((kernels/\w+)/README.md\) \| (yes|no)", README, re.MULTILINE)
+    assert rows
+    for room, told in rows:
+        assert told == ("yes" if (ROOT / room / "kernel.py").exists() else "no"), room
+
+
 def test_recipes_are_read_alike_by_any_yaml_reader():
     """Ours reads 1e-3 as a number and others may not, so that shipped recipes write 1.0e-3."""
     for name in shipped():

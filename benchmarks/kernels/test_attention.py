@@ -1,6 +1,7 @@
 """attention: ours beside every kernel of PyTorch's, for a sparse student and a dense teacher."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def attend(qkv: Tensor) -> Tensor:
 
 
 @pytest.fixture(params=[37, 50, 98, 197])
-def qkv(request: pytest.FixtureRequest, setup: object) -> Tensor:
+def qkv(request: pytest.FixtureRequest, setup: SimpleNamespace) -> Tensor:
     """A local crop, a sparse student, a half-dense one, and a dense teacher."""
     width = setup.tokens.shape[-1]
     return torch.randn(BATCH, request.param, 3 * width, device=DEVICE, dtype=DTYPE, requires_grad=True)

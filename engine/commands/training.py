@@ -33,12 +33,14 @@ def run(
     if read.short_reason:
         note(f"short run of {read.name}, because {read.short_reason}; data.root=DIR trains the recipe itself")
     with out_of_memory(f"{read.name}: {less_memory(read)}"):
+        from ..distributed import is_first
         from ..report import set_up_logging
         from ..train import run as train
 
         set_up_logging()
         folder = train(read, out, resume)
-    typer.echo(folder)
+    if is_first():
+        typer.echo(folder)
 
 
 def validate(

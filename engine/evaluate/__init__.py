@@ -16,7 +16,7 @@ def evaluate(
     device: str = "auto",
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint, a run folder or an exported file on labelled images; returns the figures by name.
+    """Evaluate a checkpoint, or the newest one of a run folder, on labelled images; returns the figures by name.
 
     `data` holds train/ and val/ (or test/), or classes alone, a tenth of which are then held out. None means the data
     the checkpoint was trained on.

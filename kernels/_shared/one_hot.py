@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .partial_sums import sum_parts
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TOKENS_PER_PART = 1024  # the sum over tokens is cut by their number alone, so that every GPU adds in the same order
 MOST_PARTS = 64
@@ -55,18 +57,6 @@ def one_hot_sum(
     tl.store(out_ptr + out_row[:, None] + column[None, :], total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def sum_parts(parts_ptr, out_ptr, parts, size, SIZE: tl.constexpr):
-    """out [size] = the sum of parts [parts, size], first to last."""
-    offset = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    total = tl.zeros((SIZE,), tl.float32)
-    pointer = parts_ptr + offset
-    for _ in range(parts):
-        total += tl.load(pointer, mask=offset < size, other=0.0)
-        pointer += size
-    tl.store(out_ptr + offset, total, mask=offset < size)
-
-
 def sum_rows(grad: Tensor, index: Tensor, count: int) -> Tensor:
     """out[i] = the sum of grad[b, k] over index[b, k] = i, fp32 [count, D]: parts of all tokens, then their sum
 
@@ -77,12 +67,7 @@ def sum_rows(grad: Tensor, index: Tensor, count: int) -> Tensor:
     parts = max(1, triton.cdiv(tokens, rows_per_part))
     partial = grad.new_empty(parts, count, width, dtype=torch.float32)
     launch_one_hot_sum(grad, index, partial, rows_per_part)
-    if parts == 1:
-        return partial[0]
-    out, size = torch.empty_like(partial[0]), count * width
-    with torch.cuda.device_of(grad):
-        sum_parts[(triton.cdiv(size, 1024),)](partial, out, parts, size, SIZE=1024, num_warps=4, enable_fp_fusion=True)
-    return out
+    return partial[0] if parts == 1 else sum_parts(partial)
 
 
 def launch_one_hot_sum(grad: Tensor, index: Tensor, out: Tensor, rows_per_part: int) -> None:

@@ -13,54 +13,11 @@ from torch import Tensor
 
 from .._shared.one_hot import INTERPRETED, sum_rows
 from .._shared.specimen import Specimen
-from .pixels import Patches, Scaling
+from .gather.kernel import centre, chosen, layout, load_patches, of_channel, offsets, patch_start
+from .pixels import Patches
 
 PROGRAMS = 264  # two for every multiprocessor of an H100; fixed, so that every GPU adds in the same order
 TOKENS_PER_PART = 1024
-
-
-@triton.jit
-def of_channel(value, SIZE: tl.constexpr, PLANES: tl.constexpr):
-    """The channel of each value of a patch, and its pixel."""
-    if PLANES == 1:
-        channel, pixel = value % 3, value // 3
-    else:
-        channel, pixel = value // (SIZE * SIZE), value % (SIZE * SIZE)
-    return channel, pixel
-
-
-@triton.jit
-def chosen(channel, first, second, third):
-    return tl.where(channel == 0, first, tl.where(channel == 1, second, third))
-
-
-@triton.jit
-def patch_start(image, patch, patches, columns, SIZE: tl.constexpr, PLANES: tl.constexpr):
-    """Where the first value of a patch lies among those of all images, int64."""
-    corner = patch // columns * (columns * SIZE) + patch % columns  # in lines of a patch
-    return image * patches * (3 * SIZE * SIZE) + corner * (3 * SIZE // PLANES)
-
-
-@triton.jit
-def from_start(value, patches, columns, SIZE: tl.constexpr, PLANES: tl.constexpr):
-    """How far a value of a patch is from its first: lines of adjacent values, 3 * SIZE of them or a plane's SIZE."""
-    line, within = value // (3 * SIZE // PLANES), value % (3 * SIZE // PLANES)
-    if PLANES == 3:
-        before = line // SIZE * (patches * SIZE * SIZE) + line % SIZE * columns * SIZE
-    else:
-        before = line * columns * (3 * SIZE)
-    return before + within
-
-
-@triton.jit
-def load_patches(
-    pixels_ptr, start, known, value, patches, columns, factor, centre, SIZE: tl.constexpr, PLANES: tl.constexpr
-):  # fmt: skip
-    """factor * pixel - centre [rows, values], fp32: exact in 16 bits where pixels are uint8."""
-    offset = from_start(value, patches, columns, SIZE, PLANES)
-    inside = known[:, None] & (value < 3 * SIZE * SIZE)[None, :]
-    raw = tl.load(pixels_ptr + start[:, None] + offset[None, :], mask=inside, other=0)
-    return raw.to(tl.float32) * factor - centre
 
 
 @triton.jit
@@ -103,7 +60,9 @@ def embed_patches(
         inside = (row < batch * prefix)[:, None] & in_width[None, :]
         token = tl.load(prefix_ptr + (row % prefix * width)[:, None] + column[None, :], mask=inside, other=0.0)
         out_row = (row // prefix).to(tl.int64) * (prefix + kept) + row % prefix
-        tl.store(out_ptr + (out_row * width)[:, None] + column[None, :], token.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(
+            out_ptr + (out_row * width)[:, None] + column[None, :], token.to(out_ptr.dtype.element_ty), mask=inside
+        )
         return
     row = group * ROWS + tl.arange(0, ROWS)
     in_batch = row < batch * kept
@@ -242,7 +201,7 @@ def forward(
 def folded(
     patches: Patches, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, depth: int
 ) -> tuple[Tensor, Tensor]:
-    """The weight as a matrix [D, C] whose rows end with zeros up to a multiple of `depth`, and what to add, fp32 [D]."""
+    """The weight as a matrix [D, C], with zeros up to a multiple of `depth`, and what to add to a patch, fp32 [D]."""
     width, values = len(weight), weight[0].numel()
     stride = triton.cdiv(values, depth) * depth
     matrix, shift = weight.new_empty(width, stride, dtype=dtype), weight.new_empty(width, dtype=torch.float32)
@@ -322,20 +281,6 @@ def to_position(grad: Tensor, place: Tensor, places: int) -> Tensor:
     return sum_rows(grad, F.pad(place, (grad.shape[1] - place.shape[1], 0), value=-1), places)
 
 
-def centre(scaling: Scaling) -> float:
-    """One number near those of all channels, so that a pixel costs one operation; whole where pixels are."""
-    return round(sum(scaling.centre) / 3 * 64) / 64
-
-
-def offsets(scaling: Scaling) -> list[float]:
-    """How far the centres of the channels are from it."""
-    return [each - centre(scaling) for each in scaling.centre]
-
-
-def layout(patches: Patches) -> dict[str, int]:
-    return {"SIZE": patches.size, "PLANES": patches.planes}
-
-
 def share(rows: int, tiles: int) -> int:
     """Rows for each part of a sum that is cut into enough parts to occupy a GPU: a function of the sizes alone."""
     return max(TOKENS_PER_PART, triton.cdiv(rows, max(1, PROGRAMS // tiles)))
@@ -362,6 +307,7 @@ def weight_tile(width: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def fitting(width: int, most: int) -> int:
+    """A power of two that holds the width, or is the most that a tile can be."""
     return min(most, max(16, triton.next_power_of_2(width)))
 
 
@@ -406,6 +352,7 @@ def specimens() -> list[Specimen]:
 
 
 def forward_specimen(name: str, kind: str, dtype: torch.dtype, pixel: str, form: dict[str, int]) -> Specimen:
+    """`kind` is the type of the product, `pixel` that of the images."""
     tile = forward_tile(384, dtype)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     pointers = {"pixels_ptr": f"*{pixel}", "matrix_ptr": f"*{kind}", "out_ptr": f"*{kind}"}
@@ -424,12 +371,11 @@ def forward_specimen(name: str, kind: str, dtype: torch.dtype, pixel: str, form:
 
 
 def weight_specimen(name: str, kind: str, dtype: torch.dtype, pixel: str, form: dict[str, int]) -> Specimen:
+    """As forward."""
     tile = weight_tile(384, dtype)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     pointers = {"tokens_ptr": f"*{kind}", "pixels_ptr": f"*{pixel}", "keep_ptr": "*i64", "out_ptr": "*fp32"}
-    sizes = dict.fromkeys(
-        ("rows", "kept", "image_stride", "patches", "columns", "width", "rows_per_part"), "i32"
-    )
+    sizes = dict.fromkeys(("rows", "kept", "image_stride", "patches", "columns", "width", "rows_per_part"), "i32")
     return Specimen(
         f"patch_embed to_weight {name}",
         multiply_patches,

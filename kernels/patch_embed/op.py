@@ -1,13 +1,13 @@
-"""`patch_embed`: one gather of the kept pixels and one matrix product; pixels, not patches, are saved."""
+"""`patch_embed`: the kept pixels meet the weight in one product; pixels, not patches, are saved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._shared.checks import beside, floating, refusal
-from .._shared.choice import choose
+from .._shared.choice import choose, triton_obstacle
 from .._shared.registration import autocast_dtype, operator
 from .._shared.rows import sum_rows
 from . import reference
@@ -28,8 +28,13 @@ def _forward(
     mean: Floats,
     std: Floats,
     dtype: torch.dtype,
+    implementation: str,
 ) -> Tensor:
     """The public function with the class tokens as prefix [T, D] -> [B, T + K, D] of the given type"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.forward(images, weight, bias, position, prefix, keep, place, mean, std, dtype)
     wide = torch.promote_types(weight.dtype, torch.float32)
     patches = Patches.of(images, weight.shape[2], mean, std)
     matrix = patches.matrix(weight.to(wide))
@@ -56,6 +61,7 @@ def _(
     mean: Floats,
     std: Floats,
     dtype: torch.dtype,
+    implementation: str,
 ) -> Tensor:
     kept = position.shape[0] if keep is None else keep.shape[1]
     return weight.new_empty(images.shape[0], prefix.shape[0] + kept, weight.shape[0], dtype=dtype)
@@ -69,19 +75,56 @@ def _table_rows(images: Tensor, length: int, prefix: int, place: Tensor | None) 
 
 
 @operator("patch_embed_to_weight")
-def _to_weight(tokens: Tensor, images: Tensor, keep: Tensor | None, size: int, mean: Floats, std: Floats) -> Tensor:
-    """Gradient of the weight [D, 3, p, p] in fp32 or fp64, from that of the kept tokens [B, K, D]"""
-    patches, wide = Patches.of(images, size, mean, std), torch.promote_types(tokens.dtype, torch.float32)
-    rows = tokens.flatten(0, 1)
-    matrix = (rows.T @ patches.gather(keep, 0, tokens.dtype).flatten(0, 1)).to(wide)
+def _to_weight(
+    tokens: Tensor,
+    images: Tensor,
+    keep: Tensor | None,
+    sums: Tensor,
+    size: int,
+    mean: Floats,
+    std: Floats,
+    implementation: str,
+) -> Tensor:
+    """Gradient of the weight [D, 3, p, p] in fp32 or fp64, from that of the kept tokens [B, K, D] and its sum [D]"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.to_weight(tokens, images, keep, sums, size, mean, std)
+    patches = Patches.of(images, size, mean, std)
+    matrix = (tokens.flatten(0, 1).T @ patches.gather(keep, 0, tokens.dtype).flatten(0, 1)).to(sums.dtype)
     matrix *= patches.spread(patches.scaling.scale, matrix)
-    matrix.addr_(rows.sum(0, dtype=wide), patches.spread(patches.scaling.rest, matrix))
+    matrix.addr_(sums, patches.spread(patches.scaling.rest, matrix))
     return patches.weight(matrix)
 
 
 @_to_weight.register_fake
-def _(tokens: Tensor, images: Tensor, keep: Tensor | None, size: int, mean: Floats, std: Floats) -> Tensor:
-    return tokens.new_empty(tokens.shape[2], 3, size, size, dtype=torch.promote_types(tokens.dtype, torch.float32))
+def _(
+    tokens: Tensor,
+    images: Tensor,
+    keep: Tensor | None,
+    sums: Tensor,
+    size: int,
+    mean: Floats,
+    std: Floats,
+    implementation: str,
+) -> Tensor:
+    return sums.new_empty(tokens.shape[2], 3, size, size)
+
+
+@operator("patch_embed_to_position")
+def _to_position(grad: Tensor, place: Tensor, places: int, implementation: str) -> Tensor:
+    """grad [B, T + K, D], place [B, K] -> gradient of the positions [P, D] in fp32 or fp64"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.to_position(grad, place, places)
+    tokens = grad[:, grad.shape[1] - place.shape[1] :]
+    return sum_rows(tokens.flatten(0, 1), place.flatten(), places)
+
+
+@_to_position.register_fake
+def _(grad: Tensor, place: Tensor, places: int, implementation: str) -> Tensor:
+    return grad.new_empty(places, grad.shape[2], dtype=torch.promote_types(grad.dtype, torch.float32))
 
 
 @operator("patch_embed_to_images")
@@ -105,37 +148,55 @@ def _(tokens: Tensor, images: Tensor, weight: Tensor, keep: Tensor | None, mean:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    images, weight, bias, position, prefix, keep, place, ctx.mean, ctx.std, _ = inputs
+    images, weight, bias, position, prefix, keep, place, ctx.mean, ctx.std, _, ctx.implementation = inputs
     ctx.save_for_backward(images, weight if images.requires_grad else None, keep, keep if place is None else place)
     ctx.size, ctx.places, ctx.prefix = weight.shape[2], len(position), len(prefix)
     ctx.dtypes = weight.dtype, weight.dtype if bias is None else bias.dtype, position.dtype, prefix.dtype
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    images, weight, keep, place = ctx.saved_tensors
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    tokens = grad[:, ctx.prefix :].contiguous()
-    grads: list[Tensor | None] = [None] * 10
-    if ctx.needs_input_grad[0]:
+    images, weight, keep, _ = ctx.saved_tensors
+    needed, tokens = ctx.needs_input_grad, grad[:, ctx.prefix :]
+    grads: list[Tensor | None] = [None] * len(needed)
+    position = _position_gradient(ctx, grad) if needed[3] else None
+    if needed[0]:
         grads[0] = _to_images(tokens, images, weight, keep, ctx.mean, ctx.std)
-    if ctx.needs_input_grad[1]:
-        grads[1] = _to_weight(tokens, images, keep, ctx.size, ctx.mean, ctx.std).to(ctx.dtypes[0])
-    if ctx.needs_input_grad[2]:
-        grads[2] = tokens.sum((0, 1), dtype=wide).to(ctx.dtypes[1])
-    if ctx.needs_input_grad[3]:
-        grads[3] = _to_position(tokens, place, ctx.places, wide).to(ctx.dtypes[2])
-    if ctx.needs_input_grad[4]:
-        grads[4] = grad[:, : ctx.prefix].sum(0, dtype=wide).to(ctx.dtypes[3])
+    if needed[1] or needed[2]:
+        # Every token is told one place: the sum over the places is that over the tokens, and read already.
+        sums = _sum(tokens, (0, 1)) if position is None else position.sum(0)
+    if needed[2]:
+        grads[2] = sums.to(ctx.dtypes[1])
+    if needed[1]:
+        scaling = (ctx.size, ctx.mean, ctx.std)
+        grads[1] = _to_weight(tokens, images, keep, sums, *scaling, ctx.implementation).to(ctx.dtypes[0])
+    if position is not None:
+        grads[3] = position.to(ctx.dtypes[2])
+    if needed[4]:
+        grads[4] = _sum(grad[:, : ctx.prefix], (0,)).to(ctx.dtypes[3])
     return tuple(grads)
 
 
-def _to_position(tokens: Tensor, place: Tensor | None, places: int, wide: torch.dtype) -> Tensor:
+def _position_gradient(ctx: Any, grad: Tensor) -> Tensor:
+    place = ctx.saved_tensors[3]
     if place is None:
-        return tokens.sum(0, dtype=wide)
-    return sum_rows(tokens.flatten(0, 1), place.flatten(), places)
+        return _sum(grad[:, ctx.prefix :], (0,))
+    return _to_position(grad, place, ctx.places, ctx.implementation)
+
+
+def _sum(tensor: Tensor, dimensions: tuple[int, ...]) -> Tensor:
+    return tensor.sum(dimensions, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 _forward.register_autograd(_backward, setup_context=_save)
+
+
+def obstacle(dtypes: Iterable[torch.dtype], unavailable: str | None) -> str | None:
+    """Why the Triton kernel cannot run for arguments of these types, or None."""
+    if unavailable:
+        return unavailable
+    if torch.float64 in dtypes:
+        return "the kernel adds in fp32, and an argument is float64"
+    return None
 
 
 def patch_embed(
@@ -161,8 +222,9 @@ def patch_embed(
     Only the kept pixels are read, and they are read again for the gradient of the weight: no patch is saved.
     Gradients go to weight, bias, position and cls_token, and to floating point images that require one; none
     is computed that is not needed, and all are the same in every run. A uint8 pixel enters the product
-    exactly, as its distance from the whole number next to the mean, whose scale is in the weight. ValueError
-    where a shape, type or layout does not fit.
+    exactly, as its distance from a whole number near the mean, whose scale is in the weight. On a GPU an index
+    out of range is not looked for: the Triton kernel answers it with NaN. ValueError where a shape, type or
+    layout does not fit.
 
     >>> image, weight = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), torch.ones(1, 3, 1, 1)
     >>> position, keep = torch.tensor([[0.0], [10.0], [20.0], [30.0]]), torch.tensor([[2, 0]])
@@ -174,12 +236,15 @@ def patch_embed(
     _check_plan(images, keep, place)
     mean, std = _check_normalisation(mean, std)
     dtype = autocast_dtype(weight) or weight.dtype
-    if choose("patch_embed", "it has no Triton kernel", expected=False) == "reference":
+    device, tensors = images.device.type, (images, weight, bias, position, cls_token)
+    found = obstacle([tensor.dtype for tensor in tensors if tensor is not None], triton_obstacle(device))
+    implementation = choose("patch_embed", found, expected=device == "cuda")
+    if implementation == "reference":
         with torch.autocast(images.device.type, enabled=False):
             out = reference.patch_embed(images, weight, bias, position, cls_token, keep, place, mean, std)
         return out.to(dtype)
     prefix = cls_token[None] if cls_token.dim() == 1 else cls_token
-    return _forward(images, weight, bias, position, prefix, keep, place, mean, std, dtype)
+    return _forward(images, weight, bias, position, prefix, keep, place, mean, std, dtype, implementation)
 
 
 def _check_images(images: Tensor, weight: Tensor) -> None:

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._shared.one_hot import launch_one_hot_sum, one_hot_sum, one_hot_tile, sum_parts, sum_rows
+from .._shared import partial_sums
+from .._shared.one_hot import launch_one_hot_sum, one_hot_sum, one_hot_tile, sum_rows
 from .._shared.specimen import Specimen
 
 
@@ -107,6 +108,5 @@ def specimens() -> list[Specimen]:
                 odd=("rows", "kept", "patches", "places"),
             )
         )
-    parts = {"parts_ptr": "*fp32", "out_ptr": "*fp32", "parts": "i32", "size": "i32"}
-    found.append(Specimen("place_tokens sum_parts", sum_parts, parts, {"SIZE": 1024}, {"num_warps": 4}, odd=("parts",)))
+    found.append(partial_sums.specimen("place_tokens sum_parts"))
     return found

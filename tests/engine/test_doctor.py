@@ -94,8 +94,16 @@ def test_every_question_has_a_row_and_programs_can_read_it(capsys):
     assert all(row["found"] for row in rows)
 
 
-def test_what_is_chosen_names_what_was_passed_over(packages):
-    packages("flash_attn/__init__.py")
-    known = {row.what: row for row in [*doctor.flash_attention(), doctor.dali()]}
-    attention = doctor.chosen(None, known)[1]
-    assert "FlashAttention 2 not called" in attention.note
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("flash_attn/__init__.py", "FlashAttention 2 when asked for: "),
+        ("flash_attn_interface.py", "FlashAttention 3 not called: "),
+        ("flash_attn/cute/__init__.py", "FlashAttention 4 not called: "),
+    ],
+)
+def test_what_is_installed_and_not_chosen_is_explained(packages, file, told):
+    packages(file)
+    row = doctor.attention(None, {row.what: row for row in doctor.flash_attention()})
+    assert row.found == "PyTorch"
+    assert told in row.note

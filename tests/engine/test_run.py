@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from vitkiln.engine.evaluate import evaluate
 from vitkiln.engine.errors import DataError, Diverged, RecipeError, Stopped
+from vitkiln.engine.evaluate import evaluate
 from vitkiln.engine.export import export, metadata
 from vitkiln.engine.plan_report import report
 from vitkiln.engine.recipe import load
@@ -280,7 +280,9 @@ def test_the_export_at_the_end_is_that_of_the_last_checkpoint(whole, tmp_path):
 
 
 def test_an_exported_encoder_begins_another_run(whole, tmp_path):
-    start = recipe(tmp_path, f"encoder.weights={whole / 'export' / 'encoder.safetensors'}", "run.steps=1", "run.knn=false")
+    start = recipe(
+        tmp_path, f"encoder.weights={whole / 'export' / 'encoder.safetensors'}", "run.steps=1", "run.knn=false"
+    )
     run(start, tmp_path / "run")
 
 

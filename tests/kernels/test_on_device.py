@@ -55,10 +55,16 @@ def test_place_tokens_repeats_itself_to_the_bit(implementation, gradients):
 
 def test_random_numbers_are_those_of_the_cpu():
     assert torch.equal(uniform(SEED.cuda(), IDS.cuda(), 50).cpu(), uniform(SEED, IDS, 50))
-    for ours, theirs in zip(
-        sample_tokens(SEED.cuda(), IDS.cuda(), 196, 49, 0.2), sample_tokens(SEED, IDS, 196, 49, 0.2), strict=True
-    ):
-        assert torch.equal(ours.cpu(), theirs)
+
+
+@pytest.mark.parametrize("implementation", ["triton", "torch"])
+@pytest.mark.parametrize(("patches", "kept"), [(196, 49), (256, 256), (256, 200), (1024, 300), (1500, 300), (1, 1)])
+def test_plans_are_those_of_the_cpu(patches, kept, implementation):
+    arguments = (patches, kept, 0.2 if patches > 1 else 0.0)
+    with use(implementation, "sample_tokens"):
+        ours = sample_tokens(SEED.cuda(), IDS.cuda(), *arguments)
+    for actual, expected in zip(ours, sample_tokens(SEED, IDS, *arguments), strict=True):
+        assert torch.equal(actual.cpu(), expected)
 
 
 def test_sampling_does_not_wait_and_follows_the_step_in_a_graph():
@@ -73,17 +79,49 @@ def test_sampling_does_not_wait_and_follows_the_step_in_a_graph():
     assert torch.equal(keep, sample_tokens(seed, ids, 196, 49, 0.2)[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_patch_embed_agrees_with_the_cpu(dtype, gradients, close):
+def patches_and_tables(dtype: torch.dtype, pixel: torch.dtype, layout: str, size: int) -> tuple[Tensor, ...]:
+    """224 px images, weight, bias, positions, a class token, and which patches are kept and told to be where."""
+    count = (224 // size) ** 2
     images = torch.randint(0, 256, (64, 224, 224, 3), dtype=torch.uint8)
-    shapes = [(384, 3, 16, 16), (384,), (196, 384), (1, 384)]
+    images = images if pixel == torch.uint8 else (images / 255).to(pixel)
+    images = images if layout == "last" else images.permute(0, 3, 1, 2).contiguous()
+    shapes = [(384, 3, size, size), (384,), (count, 384), (1, 384)]
     tables = [torch.randn(shape, dtype=torch.float64).mul(0.1).to(dtype).requires_grad_() for shape in shapes]
-    wide = [t.detach().double().requires_grad_() for t in tables]
+    return images, *tables, *sample_tokens(SEED, IDS, count, count // 4, 0.2)[:2]
+
+
+@pytest.mark.parametrize("implementation", ["triton", "torch"])
+@pytest.mark.parametrize(
+    ("dtype", "pixel", "layout", "size"),
+    [
+        (torch.float32, torch.uint8, "last", 16),
+        (torch.bfloat16, torch.uint8, "last", 16),
+        (torch.bfloat16, torch.uint8, "first", 16),
+        (torch.bfloat16, torch.float32, "first", 16),
+        (torch.float16, torch.uint8, "last", 14),
+        (torch.bfloat16, torch.uint8, "last", 32),
+        (torch.float32, torch.bfloat16, "first", 8),
+    ],
+)
+def test_patch_embed_agrees_with_float64(dtype, pixel, layout, size, implementation, gradients, close):
+    arguments = patches_and_tables(dtype, pixel, layout, size)
     settings = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    theirs = gradients(patch_embed, images, *wide, KEEP, PLACE, **settings)
-    ours = gradients(patch_embed, *moved(images, *tables, KEEP, PLACE), **settings)
+    wide = [a.to("cuda") if not a.is_floating_point() else a.detach().double().cuda() for a in arguments]
+    wide[1:5] = [table.requires_grad_() for table in wide[1:5]]
+    with use("reference", "patch_embed"):
+        theirs = gradients(patch_embed, *wide, **settings)
+    with use(implementation, "patch_embed"):
+        ours = gradients(patch_embed, *moved(*arguments), **settings)
     for actual, expected in zip(ours, theirs, strict=True):
-        close(actual.cpu(), expected, dtype)
+        close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("implementation", ["triton", "torch"])
+def test_patch_embed_repeats_itself_to_the_bit(implementation, gradients):
+    arguments = moved(*patches_and_tables(torch.bfloat16, torch.uint8, "last", 16))
+    with use(implementation, "patch_embed"):
+        first, second = gradients(patch_embed, *arguments), gradients(patch_embed, *arguments)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_info_nce_agrees_with_the_cpu(gradients, close):

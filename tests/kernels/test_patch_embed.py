@@ -1,5 +1,6 @@
 """patch_embed: the kept patches, projected, beside the places they are told."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitkiln.kernels import patch_embed, use
-from vitkiln.kernels.patch_embed import reference
+from vitkiln.kernels._shared import choice
+from vitkiln.kernels.patch_embed import op, reference
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SETTINGS = {"mean": MEAN, "std": STD}
@@ -167,6 +169,15 @@ def test_one_class_token_may_be_a_vector():
     assert vector.grad.shape == vector.shape
 
 
+@pytest.mark.parametrize("planned", [False, True])
+def test_without_a_bias_the_other_gradients_stay(planned, gradients, close):
+    weight, _, position, cls_token = tables()
+    arguments = (images(), weight, None, position, cls_token, *(plan() if planned else (None, None)))
+    theirs = gradients(reference.patch_embed, *arguments, **SETTINGS)
+    for actual, expected in zip(gradients(patch_embed, *arguments, **SETTINGS), theirs, strict=True):
+        close(actual, expected)
+
+
 def test_no_class_token_and_no_bias(close):
     pixels, (weight, _, position, _) = images(), tables()
     out = patch_embed(pixels, weight, None, position, torch.empty(0, 5, dtype=torch.float64))
@@ -238,7 +249,7 @@ def test_registration(pixel, kept):
     if pixel == torch.float64:
         pixels.requires_grad_()
     chosen = plan() if kept else (None, None)
-    arguments: tuple[Any, ...] = (pixels, *tables(), *chosen, MEAN, STD, torch.float64)
+    arguments: tuple[Any, ...] = (pixels, *tables(), *chosen, MEAN, STD, torch.float64, "torch")
     torch.library.opcheck(torch.ops.vitkiln.patch_embed.default, arguments)
 
 
@@ -286,3 +297,25 @@ def test_bad_arguments_are_named(changes, message):
     arguments = dict(zip(names, (*tables(), *plan()), strict=True), images=images(), **SETTINGS)
     with pytest.raises(ValueError, match=message):
         patch_embed(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "unavailable", "obstacle"),
+    [
+        ((torch.uint8, torch.bfloat16, torch.float32), None, None),
+        ((torch.uint8, torch.float32), "Triton is not installed", "Triton is not installed"),
+        ((torch.uint8, torch.float32, torch.float64), None, "the kernel adds in fp32, and an argument is float64"),
+        ((torch.float64, torch.float32), None, "the kernel adds in fp32, and an argument is float64"),
+    ],
+)
+def test_the_rule_of_choice(dtypes, unavailable, obstacle):
+    assert op.obstacle(dtypes, unavailable) == obstacle
+
+
+def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(caplog):
+    choice._note_once.cache_clear()
+    with caplog.at_level(logging.WARNING), use("triton", "patch_embed"):
+        patch_embed(images(), *tables(), *plan())
+        patch_embed(images(), *tables(), *plan())
+    said = [r.getMessage() for r in caplog.records]
+    assert said == ["patch_embed: runs in plain PyTorch, because Triton needs a CUDA device, not cpu"]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vitkiln.kernels import sample_tokens, use
-from vitkiln.kernels._shared.philox import WRONG, bits, fraction
+from vitkiln.kernels._shared.philox import ORDER, WRONG, bits, fraction
 from vitkiln.kernels.sample_tokens import kernel, reference
 
 SEED = torch.tensor([7 - 2**40, 2**31 + 3])  # both halves of the run's seed count, and all bits of the step
@@ -27,7 +27,6 @@ def same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
         (9, 7, 0.5),  # donors overlap the kept
         (16, 16, 1.0),  # donors are the order turned
         (49, 49, 0.3),
-        (65, 64, 0.2),
     ],
 )
 def test_draws_the_plans_of_the_reference(patches, kept, probability):
@@ -35,18 +34,18 @@ def test_draws_the_plans_of_the_reference(patches, kept, probability):
     same(kernel.draw(*arguments), reference.sample_tokens(*arguments))
 
 
-@pytest.mark.parametrize(("patches", "kept"), [(196, 49), (256, 256), (257, 100), (1024, 1000)])
+@pytest.mark.parametrize(("patches", "kept"), [(196, 49), (256, 256), (257, 100)])
 def test_draws_long_plans_too(patches, kept):
     arguments = (SEED, IDS[1:2], patches, kept, 0.5)
     same(kernel.draw(*arguments), reference.sample_tokens(*arguments))
 
 
 def test_equal_bits_are_ordered_by_index():
-    """About one in 32 images draws the same 24 bits for two of 1,024 patches."""
-    ids = torch.arange(64)
-    drawn = bits(SEED, ids, (1024, 128))[0].sort(1).values
+    """About one in 500 images draws the same 24 bits for two of 256 patches."""
+    ids = torch.arange(5000)
+    drawn = bits(SEED, ids, (256, ORDER))[0].sort(1).values
     image = int((drawn.diff(dim=1) == 0).any(1).nonzero()[0])
-    arguments = (SEED, ids[image : image + 1], 1024, 1024, 0.0)
+    arguments = (SEED, ids[image : image + 1], 256, 256, 0.0)
     same(kernel.draw(*arguments), reference.sample_tokens(*arguments))
 
 

@@ -1,0 +1,1 @@
+"""How a Triton kernel reads the pixels of kept patches."""
