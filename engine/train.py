@@ -162,6 +162,7 @@ def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
         if folder.resumed:
             resume_from(trainer, folder)
         elif first:
+            folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
             draw(trainer, folder.path / "samples")
         announce(trainer, folder)
         reporter = Reporter(folder if first else None, trainer.pace.planned, trainer.recipe.run.tensorboard)

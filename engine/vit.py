@@ -15,6 +15,7 @@ from .vocabulary import Plan
 from .weights import load_weights
 
 EVERYTHING = Plan()
+Pair = tuple[Tensor, Tensor]
 
 
 def build(settings: Encoder) -> "ViT":
@@ -26,14 +27,11 @@ def build(settings: Encoder) -> "ViT":
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a branch."""
+    """A learned factor for each channel of a branch, which `kernels.add_layer_norm` applies."""
 
     def __init__(self, width: int, value: float):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
 
 
 class Attention(nn.Module):
@@ -65,11 +63,14 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(kernels.linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. `branches` [B, 2] scales the two residual branches of each image (drop path)."""
+    """Pre-norm transformer block, entered and left with the residual stream and its norm side by side.
+
+    So every sum is computed together with the norm that follows it, which is the next block's first or the last.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, layer_scale: float | None):
         super().__init__()
@@ -80,22 +81,27 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
-        return self.rest(x, self.attn(self.norm1(x)), branches)
+    def forward(self, x: Tensor, y: Tensor, after: nn.LayerNorm, branches: Tensor | None = None) -> Pair:
+        """Stream x and y = norm1(x), [B, N, D] -> the stream after this block and its norm by `after`.
 
-    def first_row(self, x: Tensor, branches: Tensor | None = None) -> Tensor:
-        """The first row of `forward`: [B, N, D] -> [B, 1, D]"""
-        return self.rest(x[:, :1], self.attn.first_row(self.norm1(x)), branches)
+        `branches` [B, 2] scales the two residual branches of each image (drop path).
+        """
+        return self.rest(x, self.attn(y), after, branches)
 
-    def rest(self, x: Tensor, attended: Tensor, branches: Tensor | None) -> Tensor:
+    def first_row(self, x: Tensor, y: Tensor, after: nn.LayerNorm, branches: Tensor | None = None) -> Pair:
+        """The first row of `forward`, for little more than keys and values: two of [B, 1, D]"""
+        return self.rest(x[:, :1], self.attn.first_row(y), after, branches)
+
+    def rest(self, x: Tensor, attended: Tensor, after: nn.LayerNorm, branches: Tensor | None) -> Pair:
         first, second = (None, None) if branches is None else branches.unbind(1)
-        x = x + scaled(self.ls1(attended), first)
-        return x + scaled(self.ls2(self.mlp(self.norm2(x))), second)
+        x, y = add_norm(x, attended, self.norm2, self.ls1, first)
+        return add_norm(x, self.mlp(y), after, self.ls2, second)
 
 
-def scaled(branch: Tensor, factor: Tensor | None) -> Tensor:
-    """A branch times a factor for each image."""
-    return branch if factor is None else branch * factor[:, None, None]
+def add_norm(x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, scale: nn.Module, drop: Tensor | None) -> Pair:
+    """x + scale * drop * branch, and its norm."""
+    gamma = scale.gamma if isinstance(scale, LayerScale) else None
+    return kernels.add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, gamma, drop)
 
 
 class PatchEmbed(nn.Module):
@@ -136,19 +142,29 @@ class ViT(nn.Module):
 
         images uint8 or float [B, H, W, 3] or [B, 3, H, W]; branches [B, depth, 2] or None -> [B, prefix + K, D]
         """
-        x = self.embed(images, plan)
-        for index, block in enumerate(self.blocks):
-            x = block(x, None if branches is None else branches[:, index])
-        return self.norm(x)
+        x, y = self.enter(images, plan)
+        for block, after, part in self.steps(branches):
+            x, y = block(x, y, after, part)
+        return y
 
     def class_token(self, images: Tensor, plan: Plan = EVERYTHING, branches: Tensor | None = None) -> Tensor:
         """The class token of `forward`, its last block computing only what is read: [B, D]"""
+        x, y = self.enter(images, plan)
+        *steps, (last, after, part) = self.steps(branches)
+        for block, following, its_part in steps:
+            x, y = block(x, y, following, its_part)
+        return last.first_row(x, y, after, part)[1][:, 0]
+
+    def enter(self, images: Tensor, plan: Plan) -> Pair:
+        """The residual stream and the first block's norm of it."""
         x = self.embed(images, plan)
-        *blocks, last = self.blocks
-        assert isinstance(last, Block)
-        for index, block in enumerate(blocks):
-            x = block(x, None if branches is None else branches[:, index])
-        return self.norm(last.first_row(x, None if branches is None else branches[:, -1]))[:, 0]
+        return x, add_norm(x, None, self.blocks[0].norm1, nn.Identity(), None)[1]
+
+    def steps(self, branches: Tensor | None) -> list[tuple[Block, nn.LayerNorm, Tensor | None]]:
+        """Each block, the norm that follows it, and its factors of drop path."""
+        norms = [*(block.norm1 for block in self.blocks[1:]), self.norm]
+        parts = [None] * len(norms) if branches is None else branches.unbind(1)
+        return list(zip(self.blocks, norms, parts, strict=True))
 
     def embed(self, images: Tensor, plan: Plan) -> Tensor:
         """Gather what is kept, project it, tell it its place: [B, prefix + K, D], in fp32 under autocast."""

@@ -9,6 +9,7 @@ from .contrastive import info_nce
 from .detection_loss import detection_loss
 from .linear_gelu import linear_gelu
 from .patch_embed import patch_embed
+from .patch_timm import patch_timm
 from .place_tokens import place_tokens
 from .sample_tokens import sample_tokens
 
@@ -21,6 +22,7 @@ __all__ = [
     "info_nce",
     "linear_gelu",
     "patch_embed",
+    "patch_timm",
     "place_tokens",
     "sample_tokens",
     "uniform",

@@ -23,8 +23,9 @@ def work(place: Place, mode: str, tokens: int, width: int) -> Work:
 
     def inputs() -> tuple[Tensor, ...]:
         shapes = (tokens, width), (hidden, width), (hidden,)
-        return tuple(place.random(*shape, gradient=gradient).detach().mul_(scale).requires_grad_(gradient)
-                     for shape, scale in zip(shapes, (1.0, width**-0.5, 1.0), strict=True))
+        scales = 1.0, width**-0.5, 1.0
+        made = [place.random(*shape) * scale for shape, scale in zip(shapes, scales, strict=True)]
+        return tuple(tensor.requires_grad_(gradient) for tensor in made)
 
     moved = 2 * tokens * (width + hidden) + 2 * width * hidden
     return Work(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -41,8 +41,8 @@ def run(suite: str, work: Work, place: Place, limits: tuple[float, float] | None
             line["roofline"] = record.roofline(work.moved, work.flops, line["median"], limits)
         except Exception as error:  # whatever it is, the other providers shall be measured
             line["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}"[:300]
-        release(place)
         say(line)
+        release(place)
     forget()
 
 
@@ -50,20 +50,22 @@ def compare_and_time(
     work: Work, provider: str, sets: Sets, expected: list[Tensor] | None, place: Place, line: dict[str, Any]
 ) -> list[Tensor] | None:
     """Fill the line; returns what the providers to come are compared with."""
-    before = reset_peak(place)
+    before = allocated(place)
     function = work.providers[provider]()
     found = work.call(function, sets[0])
     if provider not in work.incomparable:
-        expected = expected or found
+        if expected is None:
+            expected, before = found, before + size(found)
         line["difference"] = judged(difference(found, expected), work, place)
     del found
+    reset_peak(place)
     timing = timed(
         lambda index: work.call(function, sets[index % len(sets)]),
         place.device,
         enqueued=work.enqueued,
         **(TINY_PATIENCE if place.tiny else {"fewest": work.fewest}),
     )
-    line.update(figures(timing, work), peak_mem_bytes=peak(place) - before, **record.state())
+    line.update(figures(timing, work), **state(place, before))
     return expected
 
 
@@ -86,23 +88,32 @@ def figures(timing: Timing, work: Work) -> dict[str, Any]:
 def rotating(work: Work, place: Place) -> Sets:
     """As many sets of inputs as outgrow the cache: two where one alone does."""
     sets = [work.inputs()]
-    size = sum(tensor.numel() * tensor.element_size() for tensor in sets[0] if isinstance(tensor, Tensor))
     cache = 0 if place.tiny else torch.cuda.get_device_properties(place.device).L2_cache_size
-    wanted = min(MOST_SETS, max(2, -(-CACHES * cache // max(1, size))))
+    wanted = min(MOST_SETS, max(2, -(-CACHES * cache // max(1, size(sets[0])))))
     return sets + [work.inputs() for _ in range(wanted - 1)]
 
 
-def reset_peak(place: Place) -> int:
-    """Bytes that are allocated now; the peak is counted from here on."""
+def size(tensors: Iterable[Any]) -> int:
+    """Bytes of those that are tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def allocated(place: Place) -> int:
+    """Bytes on the GPU."""
+    return torch.cuda.memory_allocated() if place.device.type == "cuda" else 0
+
+
+def reset_peak(place: Place) -> None:
+    """Count the peak from here on."""
+    if place.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def state(place: Place, before: int) -> dict[str, Any]:
+    """The most bytes above those that were there before, and the clock and power of a GPU that is still warm."""
     if place.device.type != "cuda":
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
-
-
-def peak(place: Place) -> int:
-    """The most bytes that were allocated since."""
-    return torch.cuda.max_memory_allocated() if place.device.type == "cuda" else 0
+        return {}
+    return {"peak_mem_bytes": torch.cuda.max_memory_allocated() - before, **record.clock_and_power()}
 
 
 def release(place: Place) -> None:

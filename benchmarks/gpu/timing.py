@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any
 
@@ -50,7 +51,7 @@ def timed(
         size = max(1, min(n, int(AHEAD / max(host, 1e-6)))) if enqueued else n
         starts = range(0, n, size)
         spent = [t for start in starts for t in between(call, range(start, min(n, start + size)), host * enqueued)]
-    low, *_, high = quantiles(spent, n=5)
+    low, *_, high = quantiles(spent, n=5, method="inclusive")
     return Timing(median(spent), low, high, n, warmup, host * 1e3)
 
 
@@ -75,7 +76,7 @@ def between(call: Callable[[int], Any], indices: range, host: float) -> list[flo
         call(index)
         event.record()
     torch.cuda.synchronize()
-    return [first.elapsed_time(second) for first, second in zip(events, events[1:], strict=False)]
+    return [first.elapsed_time(second) for first, second in pairwise(events)]
 
 
 def clocked(call: Callable[[int], Any], index: int) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitkiln.kernels.augment_views import columns
+from vitkiln.kernels.augment_views import layout
 
 from ..vocabulary import View
 from .draw import colours, crop_box, generator, uniforms
@@ -44,7 +44,7 @@ class Cutter:
     def __call__(self, task: Task) -> Crops:
         count = len(task.ids)
         pixels = [np.empty((count, view.size, view.size, 3), np.uint8) for view in self.views]
-        rows = [np.empty((count, columns.COUNT), np.float32) for _ in self.views]
+        rows = [np.empty((count, layout.COUNT), np.float32) for _ in self.views]
         labels = np.empty(count, np.int64)
         bad: list[tuple[str, str]] = []
         for place, sample in enumerate(task.ids.tolist()):

@@ -5,14 +5,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vitkiln.kernels.augment_views import columns
+from vitkiln.kernels.augment_views import layout
 
 from ..vocabulary import View
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 TRIES = 10
 UNIFORMS = 4 * TRIES + 16  # the crop's tries, then the colours
-IDENTITY = columns.identity()
+IDENTITY = layout.identity()
 
 
 def generator(seed: int, epoch: int, view: int, sample: int, attempt: int = 0) -> np.random.Generator:
@@ -54,18 +54,18 @@ def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
     """What `augment_views` is to do to a crop, one row of its parameters; `numbers` are those of the crop box."""
     u = numbers[4 * TRIES :]
     row = IDENTITY.copy()
-    row[columns.FLIP] = u[0] < view.flip
+    row[layout.FLIP] = u[0] < view.flip
     if u[1] < view.jitter_probability:
         *strengths, hue = view.jitter
-        row[columns.JITTER] = 1
-        row[columns.ORDER] = sorted(range(4), key=u[2:6].__getitem__)
-        row[columns.FACTORS] = [_between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)]
-        row[columns.HUE] = _between(-hue, hue, u[9])
-    row[columns.GRAY] = u[10] < view.gray
+        row[layout.JITTER] = 1
+        row[layout.ORDER] = sorted(range(4), key=u[2:6].__getitem__)
+        row[layout.FACTORS] = [_between(max(0.0, 1 - x), 1 + x, n) for x, n in zip(strengths, u[6:9], strict=True)]
+        row[layout.HUE] = _between(-hue, hue, u[9])
+    row[layout.GRAY] = u[10] < view.gray
     if u[11] < view.blur:
-        row[columns.SIGMA] = _between(*view.blur_sigma, u[12])
+        row[layout.SIGMA] = _between(*view.blur_sigma, u[12])
     if u[13] < view.solarize:
-        row[columns.THRESHOLD] = 128
+        row[layout.THRESHOLD] = 128
     return row
 
 

@@ -29,8 +29,9 @@ def use(implementation: str, *operators: str) -> Iterator[None]:
     pass written by hand, what a CPU runs; `triton` the fused kernel. `attention` has kernels of others too:
     PyTorch's own behind `torch`, those of `cudnn` alone, and `flash`, FlashAttention 2. An operator that has
     not got what is asked for, or cannot use it for its arguments, takes the next best and logs the reason
-    once. Operators are named by their room. The wish belongs to this thread or task; a backward pass does what its forward pass did, and
-    compiled code what was asked for while it was traced. ValueError for a name that does not exist.
+    once. Operators are named by their room. The wish belongs to this thread or task; a backward pass does
+    what its forward pass did, and compiled code what was asked for while it was traced. ValueError for a name
+    that does not exist.
 
     >>> with use("reference", "place_tokens"):
     ...     forced("place_tokens")

@@ -145,7 +145,7 @@ def forward(
     rows = x.numel() // width
     total = x.new_empty(0 if branch is None else x.shape)
     out = x.new_empty(x.shape, dtype=dtype)
-    mean, rstd = x.new_empty(2, rows, dtype=torch.float32)
+    mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
     inputs = [None if t is None else t.contiguous() for t in (x, branch, weight, bias, scale, drop_path)]
     if rows:
         block = forward_tile(width)
@@ -184,7 +184,14 @@ def backward(
     outputs = x_grad, branch_grad if branch_dtype else None, sums
     with torch.cuda.device_of(grad):
         add_layer_norm_backward[(parts,)](
-            *inputs, *outputs, rows, width, rows // len(total), rows_per_part, **backward_tile(width), enable_fp_fusion=True
+            *inputs,
+            *outputs,
+            rows,
+            width,
+            rows // len(total),
+            rows_per_part,
+            **backward_tile(width),
+            enable_fp_fusion=True,
         )
     return x_grad, branch_grad, sum_parts(sums)
 
@@ -200,6 +207,7 @@ def backward_tile(width: int) -> dict[str, int]:
 
 
 def tile(width: int, most_rows: int, numbers: int) -> dict[str, int]:
+    """So many rows at most, and so many numbers a thread."""
     columns = max(16, triton.next_power_of_2(width))
     rows = max(1, min(most_rows, WIDEST // columns))
     warps = max(1, min(8, rows * columns // (32 * numbers)))

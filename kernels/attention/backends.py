@@ -42,6 +42,7 @@ def product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def product_by(backends: list[SDPBackend], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same by the first of these that can."""
     with sdpa_kernel(backends, set_priority=True):
         return F.scaled_dot_product_attention(query, key, value)
 
@@ -60,6 +61,7 @@ def order(capability: tuple[int, int]) -> list[SDPBackend]:
 
 @constant
 def capability() -> tuple[int, int]:
+    """That of the device in use."""
     return torch.cuda.get_device_capability()
 
 

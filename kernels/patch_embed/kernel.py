@@ -115,7 +115,8 @@ def multiply_patches(
         if keep_ptr is not None:
             keep = tl.load(keep_ptr + row, mask=row < last, other=-1)
         known = (row < last) & (keep >= 0) & (keep < patches)
-        start = patch_start(image, keep, patches, columns, SIZE, PLANES)
+        # A 64-bit division is a subroutine, which forward runs once and this loop in every step.
+        start = patch_start(image, keep.to(tl.int32), patches, columns, SIZE, PLANES)
         patch = load_patches(pixels_ptr, start, known, value, patches, columns, factor, centre, SIZE, PLANES)
         patch = patch.to(tokens_ptr.dtype.element_ty)
         source = tokens_ptr + (image * image_stride + slot * width)[:, None] + column[None, :]

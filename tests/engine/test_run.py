@@ -212,8 +212,7 @@ def test_a_budget_of_minutes_ends(tmp_path):
     assert status(folder) == "finished"
 
 
-def test_compiled_blocks_learn_the_same(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch._dynamo.config.suppress_errors", False)
+def test_compiled_blocks_learn_the_same(whole, tmp_path):
     folder = run(recipe(tmp_path, "run.compile=true", "run.steps=2", "run.knn=false"), tmp_path / "run")
     assert metrics(folder)[0]["loss"] == pytest.approx(metrics(whole)[0]["loss"], abs=1e-4)
 

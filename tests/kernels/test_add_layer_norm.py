@@ -31,7 +31,10 @@ def loop(x, branch, weight, bias, eps, scale, drop_path) -> tuple[Tensor, Tensor
     for b in range(len(x)):
         factor = 1.0 if drop_path is None else drop_path[b].item()
         for row, added, normal in zip(
-            total[b].reshape(-1, x.shape[-1]), branch[b].reshape(-1, x.shape[-1]), out[b].view(-1, x.shape[-1]), strict=True
+            total[b].reshape(-1, x.shape[-1]),
+            branch[b].reshape(-1, x.shape[-1]),
+            out[b].view(-1, x.shape[-1]),
+            strict=True,
         ):
             row += factor * added if scale is None else factor * scale * added
             mean = sum(row.tolist()) / len(row)
@@ -106,7 +109,9 @@ def test_without_a_branch_the_sum_is_x_itself(gradients, close):
 def test_what_is_normalised_is_the_rounded_sum(close):
     x, branch, *others = sample((2, 50, 64), (), dtype=torch.bfloat16)
     total, out = add_layer_norm(x, branch, *others)
-    close(out, reference.add_layer_norm(total.double(), None, *(t.double() for t in others[:2]), EPS)[1], torch.bfloat16)
+    close(
+        out, reference.add_layer_norm(total.double(), None, *(t.double() for t in others[:2]), EPS)[1], torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("factors", FACTORS)
@@ -140,7 +145,11 @@ def test_a_large_mean_does_not_cancel(implementation, close):
     x, _, weight, bias, *_ = sample((2, 50, 64), dtype=torch.float32)
     with use(implementation):
         shifted = add_layer_norm(x + 1000, None, weight, bias, EPS)[1]
-    close(shifted, reference.add_layer_norm((x + 1000).double(), None, weight.double(), bias.double(), EPS)[1], torch.float16)
+    close(
+        shifted,
+        reference.add_layer_norm((x + 1000).double(), None, weight.double(), bias.double(), EPS)[1],
+        torch.float16,
+    )
 
 
 def test_a_row_without_variance_gives_the_bias():

@@ -63,7 +63,7 @@ def test_student_sees_few_tokens_and_the_teacher_all():
     dilemma_, seen = method(keep=0.25), {}
 
     def watch(block, who):
-        block.register_forward_hook(lambda module, inputs, output: seen.update({who: output.shape[1]}))
+        block.register_forward_hook(lambda module, inputs, output: seen.update({who: output[0].shape[1]}))
 
     watch(dilemma_.base.encoder.blocks[0], "student")
     watch(dilemma_.base.teacher[0].blocks[0], "teacher")

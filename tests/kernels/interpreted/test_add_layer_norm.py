@@ -8,7 +8,7 @@ from vitkiln.kernels import add_layer_norm, use
 from vitkiln.kernels.add_layer_norm import kernel, reference
 
 EPS = 1e-6
-SHAPES = [(2, 5, 8), (3, 50, 37), (1, 1, 1), (2, 63, 384), (1, 5, 3, 64), (130, 5)]
+SHAPES = [(3, 7, 37), (1, 1, 1), (2, 5, 384), (1, 2, 3, 64), (66, 5)]
 KINDS = [(), ("branch",), ("branch", "scale"), ("branch", "drop_path"), ("branch", "scale", "drop_path")]
 EVERYTHING = KINDS[-1]
 
@@ -32,8 +32,9 @@ def widened(arguments: list) -> list:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "kind"), [*((shape, EVERYTHING) for shape in SHAPES), *(((2, 3, 8), kind) for kind in KINDS)]
+)
 def test_agrees_with_float64(shape, kind, dtype, gradients, close):
     arguments = sample(shape, kind, dtype)
     with use("triton", "add_layer_norm"):
@@ -60,7 +61,7 @@ def test_branches_of_another_type_than_the_stream(gradients, close):
 
 @pytest.mark.parametrize("rows_per_part", [1, 7])
 def test_the_number_of_parts_does_not_change_the_sums(rows_per_part, gradients, close, monkeypatch):
-    arguments = sample((2, 50, 16), EVERYTHING, torch.float32)
+    arguments = sample((2, 11, 16), EVERYTHING, torch.float32)
     monkeypatch.setattr(kernel, "ROWS_PER_PART", rows_per_part)
     with use("triton", "add_layer_norm"):
         ours = gradients(both(add_layer_norm), *arguments)
@@ -70,7 +71,7 @@ def test_the_number_of_parts_does_not_change_the_sums(rows_per_part, gradients, 
 
 
 def test_two_runs_agree_to_the_bit(gradients):
-    arguments = sample((3, 50, 37), EVERYTHING, torch.bfloat16)
+    arguments = sample((3, 9, 37), EVERYTHING, torch.bfloat16)
     with use("triton", "add_layer_norm"):
         pairs = zip(*(gradients(both(add_layer_norm), *arguments) for _ in range(2)), strict=True)
     assert all(torch.equal(first, second) for first, second in pairs)

@@ -41,8 +41,9 @@ def both(gradients: Any, *arguments: Any, **settings: Any) -> list[tuple[Tensor,
     return list(zip(ours, gradients(reference.patch_embed, *wide, **settings), strict=True))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", ["last", "first"])
+@pytest.mark.parametrize(
+    ("shape", "layout"), [(shape, ("last", "first")[i % 2]) for i, shape in enumerate(SHAPES)] + [(SHAPES[0], "first")]
+)
 def test_agrees_with_float64(shape, layout, gradients, close):
     images, *rest = sample(*shape)
     images = images if layout == "last" else images.permute(0, 3, 1, 2).contiguous()

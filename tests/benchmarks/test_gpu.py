@@ -1,0 +1,94 @@
+"""What will be measured on a GPU: every provider is set up, and computes the same, where there is none."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("benchmarks", "engine", "kernels", "recipes")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy that nobody installed, with a bare environment's way of finding it."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def script(checkout, *arguments):
+    command = ["bash", checkout / "benchmarks" / "gpu.sh", *arguments]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def dry_run(checkout):
+    return script(checkout, "--dry-run")
+
+
+def test_every_measurement_is_set_up_and_every_provider_agrees(dry_run):
+    assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
+    count, failed = re.search(r"^(\d+) measurements, (\d+) of them failed", dry_run.stdout, re.MULTILINE).groups()
+    assert int(count) > 60
+    assert int(failed) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "copy",
+        "matmul",
+        "attention",
+        "add_layer_norm",
+        "linear_gelu",
+        "patch_embed",
+        "sample_tokens",
+        "place_tokens",
+        "info_nce",
+        "dilemma step",
+    ],
+)
+def test_a_dry_run_has_every_measurement_of_the_plan(dry_run, name):
+    assert re.search(rf"^{name} ", dry_run.stdout, re.MULTILINE)
+
+
+def test_a_dry_run_writes_nothing(dry_run, checkout):
+    def records(root):
+        return {file.name: file.read_text() for file in (root / "benchmarks" / "records").glob("*")}
+
+    assert dry_run.returncode == 0
+    assert "gpu.jsonl" not in records(checkout) or records(checkout) == records(ROOT)
+
+
+def test_a_provider_that_computes_something_else_is_found(checkout):
+    op = checkout / "kernels" / "place_tokens" / "op.py"
+    text = op.read_text()
+    try:
+        op.write_text(f"{text}\nright = place_tokens\ndef place_tokens(*given):\n    return 1.01 * right(*given)\n")
+        done = script(checkout, "--dry-run", "--only", "place_tokens")
+    finally:
+        op.write_text(text)
+    assert done.returncode == 1
+    assert "ERROR Disagrees: differs from eager by 0.01 of the norm" in done.stdout
+    assert "compiled                   ERROR" not in done.stdout
+
+
+def test_an_unknown_part_is_refused_with_the_names_of_all(checkout):
+    done = script(checkout, "--dry-run", "--only", "atention")
+    assert done.returncode == 2
+    assert "'atention'; must be of ceilings, attention" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_without_a_gpu_it_says_what_is_missing():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "PyTorch sees no CUDA device; --dry-run" in done.stderr
