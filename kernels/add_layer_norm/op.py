@@ -1,4 +1,4 @@
-"""`add_layer_norm`: schema, shapes, gradients and the choice between Triton and PyTorch; the sum is saved, no more."""
+"""`add_layer_norm`: schema, shapes, gradients and the choice between Triton and the reference."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from .._shared.registration import autocast_dtype, operator
 from . import reference
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
-Three = tuple[Tensor, Tensor, Tensor]
 
 
 @operator("add_layer_norm")
@@ -24,18 +23,11 @@ def _forward(
     scale: Tensor | None,
     drop_path: Tensor | None,
     dtype: torch.dtype,
-    implementation: str,
 ) -> Four:
-    """-> the sum (empty where there is no branch), its LayerNorm in dtype, mean and rstd [rows] in fp32 or fp64"""
-    if implementation == "triton":
-        from . import kernel
+    """-> the sum (empty where there is no branch), its LayerNorm in dtype, mean and 1/deviation [rows] in fp32"""
+    from . import kernel
 
-        return kernel.forward(x, branch, weight, bias, eps, scale, drop_path, dtype)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    total = x if branch is None else _sum(x.to(wide), branch.to(wide), _factor(scale, drop_path, x, wide)).to(x.dtype)
-    vectors = weight.to(wide), bias.to(wide)
-    out, mean, rstd = torch.native_layer_norm(total.to(wide), weight.shape, *vectors, eps)
-    return x.new_empty(0) if branch is None else total, out.to(dtype), mean.flatten(), rstd.flatten()
+    return kernel.forward(x, branch, weight, bias, eps, scale, drop_path, dtype)
 
 
 @_forward.register_fake
@@ -48,23 +40,10 @@ def _(
     scale: Tensor | None,
     drop_path: Tensor | None,
     dtype: torch.dtype,
-    implementation: str,
 ) -> Four:
-    wide, rows = torch.promote_types(x.dtype, torch.float32), x.shape[:-1].numel()
-    total = x.new_empty(0 if branch is None else x.shape)
-    return total, x.new_empty(x.shape, dtype=dtype), x.new_empty(rows, dtype=wide), x.new_empty(rows, dtype=wide)
-
-
-def _factor(scale: Tensor | None, drop_path: Tensor | None, x: Tensor, wide: torch.dtype) -> Tensor | None:
-    """scale * drop_path, which broadcasts to x."""
-    drop = None if drop_path is None else drop_path.to(wide).view(-1, *[1] * (x.dim() - 1))
-    if scale is None:
-        return drop
-    return scale.to(wide) if drop is None else scale.to(wide) * drop
-
-
-def _sum(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
-    return x + branch if factor is None else torch.addcmul(x, branch, factor)
+    total, rows = x.new_empty(0 if branch is None else x.shape), x.shape[:-1].numel()
+    mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return total, x.new_empty(x.shape, dtype=dtype), mean, rstd
 
 
 @operator("add_layer_norm_backward")
@@ -79,27 +58,11 @@ def _gradients(
     mean: Tensor,
     rstd: Tensor,
     branch_dtype: torch.dtype | None,
-    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x and branch (empty without a type), and in fp32 or fp64 [2 or 3, D] of weight, bias, scale"""
-    if implementation == "triton":
-        from . import kernel
+    """-> gradients of x and branch (empty without a type), and in fp32 [2 or 3, D] of weight, bias and scale"""
+    from . import kernel
 
-        return kernel.backward(grad, total_grad, total, branch, weight, scale, drop_path, mean, rstd, branch_dtype)
-    wide, column = mean.dtype, (*total.shape[:-1], 1)
-    statistics, vector = (mean.view(column), rstd.view(column)), weight.to(wide)
-    x_grad, *sums = torch.ops.aten.native_layer_norm_backward(
-        grad.to(wide), total.to(wide), weight.shape, *statistics, vector, vector, [True] * 3
-    )
-    if total_grad is not None:
-        x_grad += total_grad
-    if branch is not None:
-        sums.append(_dropped(x_grad * branch, drop_path).view(-1, len(weight)).sum(0))
-    branch_grad = total.new_empty(0, dtype=branch_dtype)
-    if branch_dtype:
-        factor = _factor(scale, drop_path, total, wide)
-        branch_grad = (x_grad if factor is None else x_grad * factor).to(branch_dtype)
-    return x_grad.to(total.dtype), branch_grad, torch.stack(sums)
+    return kernel.backward(grad, total_grad, total, branch, weight, scale, drop_path, mean, rstd, branch_dtype)
 
 
 @_gradients.register_fake
@@ -114,18 +77,13 @@ def _(
     mean: Tensor,
     rstd: Tensor,
     branch_dtype: torch.dtype | None,
-    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     branch_grad = total.new_empty(total.shape if branch_dtype else (0,), dtype=branch_dtype)
     return total.new_empty(total.shape), branch_grad, mean.new_empty(2 if scale is None else 3, len(weight))
 
 
-def _dropped(rows: Tensor, drop_path: Tensor | None) -> Tensor:
-    return rows if drop_path is None else rows.mul_(drop_path.view(-1, *[1] * (rows.dim() - 1)))
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Four) -> None:
-    x, branch, weight, bias, _, scale, drop_path, _, ctx.implementation = inputs
+    x, branch, weight, bias, _, scale, drop_path, _ = inputs
     total, _, mean, rstd = output
     ctx.dtypes = bias.dtype, None if branch is None else branch.dtype
     ctx.own = branch is not None and (scale is not None or drop_path is not None or branch.dtype != x.dtype)
@@ -140,12 +98,10 @@ def _backward(ctx: Any, total_grad: Tensor | None, grad: Tensor | None, *_: None
     weight, scale = others[1], others[2]
     bias_dtype, branch_dtype = ctx.dtypes
     grad = torch.zeros_like(total) if grad is None else grad
-    x_grad, branch_grad, sums = _gradients(
-        grad, total_grad, total, *others, branch_dtype if ctx.own else None, ctx.implementation
-    )
+    x_grad, branch_grad, sums = _gradients(grad, total_grad, total, *others, branch_dtype if ctx.own else None)
     to_branch = None if branch_dtype is None else branch_grad if ctx.own else x_grad
     to_scale = None if scale is None else sums[2].to(scale.dtype)
-    return x_grad, to_branch, sums[0].to(weight.dtype), sums[1].to(bias_dtype), None, to_scale, None, None, None
+    return x_grad, to_branch, sums[0].to(weight.dtype), sums[1].to(bias_dtype), None, to_scale, None, None
 
 
 _forward.register_autograd(_backward, setup_context=_save)
@@ -185,11 +141,10 @@ def add_layer_norm(
     device = x.device.type
     dtypes = tuple(t.dtype for t in (x, branch, weight, bias, scale, drop_path) if t is not None)
     found = obstacle(dtypes, x.shape[-1], triton_obstacle(device))
-    implementation = choose("add_layer_norm", found, expected=device == "cuda")
-    if implementation == "reference":
+    if choose("add_layer_norm", found, expected=device == "cuda") != "triton":
         return reference.add_layer_norm(x, branch, weight, bias, eps, scale, drop_path)
     dtype = autocast_dtype(x) or x.dtype
-    total, out, _, _ = _forward(x, branch, weight, bias, eps, scale, drop_path, dtype, implementation)
+    total, out, _, _ = _forward(x, branch, weight, bias, eps, scale, drop_path, dtype)
     return x if branch is None else total, out
 
 

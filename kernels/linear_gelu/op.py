@@ -1,9 +1,8 @@
-"""`linear_gelu`: schema, shapes, gradients and the choice between Triton and PyTorch; the pre-activation is saved."""
+"""`linear_gelu`: schema, shapes, gradients and the choice between Triton and the reference."""
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.checks import beside, refusal
@@ -13,41 +12,34 @@ from . import reference
 
 
 @operator("linear_gelu")
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, keep: bool, implementation: str) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     """x [R, D], weight [F, D], bias [F] -> the result [R, F], and what GELU was applied to, empty unless to keep"""
-    if implementation == "triton":
-        from . import kernel
+    from . import kernel
 
-        return kernel.forward(x, weight, bias, keep)
-    linear = torch.addmm(bias.to(x.dtype), x, weight.T)
-    return F.gelu(linear), linear if keep else x.new_empty(0)
+    return kernel.forward(x, weight, bias, keep)
 
 
 @_forward.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, keep: bool, implementation: str) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     shape = x.shape[0], weight.shape[0]
     return x.new_empty(shape), x.new_empty(shape if keep else (0,))
 
 
 @operator("linear_gelu_to_linear")
-def _to_linear(grad: Tensor, linear: Tensor, implementation: str) -> tuple[Tensor, Tensor]:
-    """grad [R, F] -> gradient of what GELU was applied to [R, F], and its sum over rows [F] in fp32 or fp64"""
-    if implementation == "triton":
-        from . import kernel
+def _to_linear(grad: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """grad [R, F] -> gradient of what GELU was applied to [R, F], and its sum over rows [F] in fp32"""
+    from . import kernel
 
-        return kernel.backward(grad, linear)
-    linear_grad = torch.ops.aten.gelu_backward(grad, linear)
-    return linear_grad, linear_grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
+    return kernel.backward(grad, linear)
 
 
 @_to_linear.register_fake
-def _(grad: Tensor, linear: Tensor, implementation: str) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    return grad.new_empty(grad.shape), grad.new_empty(grad.shape[1], dtype=wide)
+def _(grad: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    return grad.new_empty(grad.shape), grad.new_empty(grad.shape[1], dtype=torch.float32)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, _, ctx.implementation = inputs
+    x, weight, bias, _ = inputs
     ctx.save_for_backward(x, weight, output[1])
     ctx.bias_dtype = bias.dtype
     ctx.mark_non_differentiable(output[1])
@@ -55,10 +47,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, linear = ctx.saved_tensors
-    linear_grad, bias_grad = _to_linear(grad, linear, ctx.implementation)
+    linear_grad, bias_grad = _to_linear(grad, linear)
     x_grad = linear_grad @ weight if ctx.needs_input_grad[0] else None
     weight_grad = linear_grad.T @ x if ctx.needs_input_grad[1] else None
-    return x_grad, weight_grad, bias_grad.to(ctx.bias_dtype), None, None
+    return x_grad, weight_grad, bias_grad.to(ctx.bias_dtype), None
 
 
 _forward.register_autograd(_backward, setup_context=_save)
@@ -77,21 +69,21 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """out = u Phi(u) with u = x weight^T + bias, and Phi(u) = (1 + erf(u / sqrt(2))) / 2: the exact GELU
 
     x [.., D], weight [F, D] and bias [F] of any floating types; the result is [.., F], computed in the type of
-    x, or in that of autocast. Where a gradient is wanted, x and u are saved, no more; u is rounded before the
-    GELU, so that its derivative is taken where it was. ValueError where a shape or type does not fit.
+    x, or in that of autocast; u is rounded before the GELU, so that its derivative is taken where it was.
+    The Triton kernel saves x and u where a gradient is wanted, and nothing elsewhere. ValueError where a
+    shape or type does not fit.
 
-    >>> linear_gelu(torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]]), torch.zeros(2)).round(decimals=4).tolist()
-    [[0.8413, -0.1587]]
+    >>> linear_gelu(torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]]), torch.zeros(2)).mul(1000).round().int().tolist()
+    [[841, -159]]
     """
     _check(x, weight, bias)
     x = x.to(autocast_dtype(x) or x.dtype)
     unavailable = triton_obstacle(x.device.type)
     surprise = x.device.type == "cuda" and unavailable is not None
-    implementation = choose("linear_gelu", obstacle(x.dtype, unavailable), expected=surprise)
-    if implementation == "reference":
+    if choose("linear_gelu", obstacle(x.dtype, unavailable), expected=surprise) != "triton":
         return reference.linear_gelu(x, weight, bias)
     keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)
-    out, _ = _forward(x.reshape(-1, x.shape[-1]), weight.to(x.dtype), bias, keep, implementation)
+    out, _ = _forward(x.reshape(-1, x.shape[-1]), weight.to(x.dtype), bias, keep)
     return out.view(*x.shape[:-1], len(weight))
 
 

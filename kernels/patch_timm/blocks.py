@@ -1,6 +1,7 @@
 """Which blocks can be served: those that consist of the parts of timm's, and of nothing else."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -22,12 +23,12 @@ def found(model: nn.Module) -> dict[str, nn.Module]:
     return blocks
 
 
-def children(module: nn.Module) -> dict[str, nn.Module]:
+def children(module: nn.Module) -> dict[str, Any]:
     """Its direct parts."""
     return {name: child for name, child in module.named_children() if child is not None}
 
 
-def obstacles(block: nn.Module) -> Iterator[tuple[str, str, str]]:
+def obstacles(block: Any) -> Iterator[tuple[str, str, str]]:
     """Where a block differs from what is replaced: the part, what it is, what it must be."""
     if "forward" in vars(block):
         yield "", f"{type(block).__name__} with a forward of its own", "as timm made it, and not patched yet"
@@ -44,11 +45,10 @@ def obstacles(block: nn.Module) -> Iterator[tuple[str, str, str]]:
             yield name, described(scale), "a LayerScale or nothing"
     if not isinstance(block.drop_path1, nn.Identity) and not hasattr(block.drop_path1, "drop_prob"):
         yield "drop_path1", described(block.drop_path1), "a DropPath or nothing"
-    assert isinstance(block.attn, nn.Module)
     yield from attention_obstacles(block.attn)
 
 
-def attention_obstacles(attention: nn.Module) -> Iterator[tuple[str, str, str]]:
+def attention_obstacles(attention: Any) -> Iterator[tuple[str, str, str]]:
     """The same for the attention of a block."""
     parts = children(attention)
     if not parts.keys() >= ATTENTION_PARTS or list(attention.parameters(recurse=False)):
@@ -63,8 +63,8 @@ def attention_obstacles(attention: nn.Module) -> Iterator[tuple[str, str, str]]:
     if getattr(parts["attn_drop"], "p", 0.0):
         yield "attn.attn_drop", described(parts["attn_drop"]), "0: dropout of attention is not served"
     width = parts["proj"].in_features
-    scale = (width / attention.num_heads) ** -0.5  # type: ignore[operator]
-    if parts["qkv"].out_features != 3 * width or abs(attention.scale / scale - 1) > 1e-6:  # type: ignore[operator]
+    scale = (width / attention.num_heads) ** -0.5
+    if parts["qkv"].out_features != 3 * width or abs(attention.scale / scale - 1) > 1e-6:
         yield "attn", type(attention).__name__, "of equally wide query, key and value, scaled by 1 / sqrt(head width)"
 
 
