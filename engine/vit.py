@@ -1,6 +1,7 @@
 """The Vision Transformer, in timm's parameter names, reading only the patches that its plan keeps."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -158,13 +159,14 @@ class ViT(nn.Module):
     def enter(self, images: Tensor, plan: Plan) -> Pair:
         """The residual stream and the first block's norm of it."""
         x = self.embed(images, plan)
-        return x, add_norm(x, None, self.blocks[0].norm1, nn.Identity(), None)[1]
+        return x, add_norm(x, None, cast("Block", self.blocks[0]).norm1, nn.Identity(), None)[1]
 
     def steps(self, branches: Tensor | None) -> list[tuple[Block, nn.LayerNorm, Tensor | None]]:
         """Each block, the norm that follows it, and its factors of drop path."""
-        norms = [*(block.norm1 for block in self.blocks[1:]), self.norm]
+        blocks = cast("list[Block]", [*self.blocks])
+        norms = [*(block.norm1 for block in blocks[1:]), self.norm]
         parts = [None] * len(norms) if branches is None else branches.unbind(1)
-        return list(zip(self.blocks, norms, parts, strict=True))
+        return list(zip(blocks, norms, parts, strict=True))
 
     def embed(self, images: Tensor, plan: Plan) -> Tensor:
         """Gather what is kept, project it, tell it its place: [B, prefix + K, D], in fp32 under autocast."""

@@ -33,6 +33,7 @@ PARTS = {  # in this order, each with its share of the time; what one leaves goe
 def main() -> int:
     """Measure and append, or with --dry-run compare tiny results on the CPU; 1 where any of those fails."""
     options = arguments()
+    torch.manual_seed(0)
     session = Session(options)
     gc.freeze()  # what is imported by now need not be looked through after every measurement
     try:
@@ -67,7 +68,7 @@ class Session:
         except Exception as error:  # the parts after it shall be measured
             self.take({"suite": part, "name": part, "provider": "all", "error": f"{type(error).__name__}: {error}"})
             return
-        limits = record.ceilings(record.read(self.out), self.about["gpu"]) if self.out else None
+        limits = record.limits(self.out, self.about["gpu"]) if self.out else None
         for number, work in enumerate(works):
             if self.elapsed() > until * self.seconds and not self.place.tiny:
                 print(f"{part}: its time is up; {len(works) - number} of {len(works)} are left out")

@@ -65,10 +65,10 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def ceilings(lines: list[dict[str, Any]], gpu: str) -> tuple[float, float] | None:
+def limits(out: Path, gpu: str) -> tuple[float, float] | None:
     """Bytes and bf16 operations a second that this GPU reached last, or None where either was not measured."""
     found: dict[str, float] = {}
-    for line in lines:
+    for line in [*read(RECORDS), *read(out)]:
         if line.get("gpu") == gpu and "median" in line and line["suite"] == "ceilings":
             if line["name"] == "copy":
                 found["bytes"] = line["bytes"] / line["median"] * 1e3

@@ -110,7 +110,7 @@ def _apart(actual: Tensor, expected: Tensor) -> float:
     if actual.shape != expected.shape:
         return float("inf")
     if not expected.is_floating_point():
-        return (actual != expected).float().mean().item()
+        return (actual != expected).sum().item() / max(1, expected.numel())
     norm = torch.linalg.vector_norm
     apart = norm((actual.float() - expected.float()).flatten()) / norm(expected.float().flatten()).clamp(min=1e-30)
     return apart.item() if apart.isfinite() else float("inf")

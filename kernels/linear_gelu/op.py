@@ -73,7 +73,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     The Triton kernel saves x and u where a gradient is wanted, and nothing elsewhere. ValueError where a
     shape or type does not fit.
 
-    >>> linear_gelu(torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]]), torch.zeros(2)).mul(1000).round().int().tolist()
+    >>> out = linear_gelu(torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]]), torch.zeros(2))
+    >>> out.mul(1000).round().int().tolist()
     [[841, -159]]
     """
     _check(x, weight, bias)

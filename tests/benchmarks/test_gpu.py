@@ -1,5 +1,6 @@
 """What will be measured on a GPU: every provider is set up, and computes the same, where there is none."""
 
+import json
 import os
 import re
 import shutil
@@ -92,3 +93,39 @@ def test_without_a_gpu_it_says_what_is_missing():
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "PyTorch sees no CUDA device; --dry-run" in done.stderr
+
+
+RATES = """
+import json, sys
+from pathlib import Path
+from benchmarks.gpu import record
+record.RECORDS = Path(sys.argv[1])
+limits = record.limits(Path(sys.argv[2]), "X")
+print(json.dumps([limits, record.roofline(0, 0, 1.0, limits), record.roofline(2000, 1000, 4.0, limits)]))
+"""
+
+
+def test_the_roofline_is_what_this_gpu_reached_last(tmp_path):
+    side = {"M": 8192, "K": 8192, "N": 8192}
+    common = {"suite": "ceilings", "gpu": "X", "median": 1.0, "bytes": 0, "flops": 0}
+    older, newer = tmp_path / "older.jsonl", tmp_path / "newer.jsonl"
+    rows = [
+        {**common, "name": "copy", "shape": {}, "bytes": 500},
+        {**common, "name": "copy", "shape": {}, "bytes": 9000, "gpu": "Y"},
+        {**common, "name": "matmul", "shape": side, "flops": 2000},
+        {**common, "name": "matmul", "shape": {**side, "K": 1}, "flops": 7},
+        {"suite": "ceilings", "name": "copy", "gpu": "X", "error": "lost"},
+    ]
+    older.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    newer.write_text(json.dumps({**rows[0], "bytes": 1000}) + "\n")
+    done = subprocess.run([sys.executable, "-c", RATES, older, newer], cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[1e6, 2e6], None, 0.5]  # 2,000 bytes at 1,000 a ms take 2 of 4 ms
+
+
+def test_appended_lines_are_whole_and_in_order(tmp_path):
+    file = tmp_path / "new" / "gpu.jsonl"
+    program = "import sys; from pathlib import Path; from benchmarks.gpu import record; file = Path(sys.argv[1]); "
+    program += "[record.append(file, {'n': n}) for n in range(3)]; print(record.read(file))"
+    done = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[{'n': 0}, {'n': 1}, {'n': 2}]\n"
+    assert file.read_text().count("\n") == 3

@@ -1,4 +1,8 @@
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +151,11 @@ def test_it_learns_one_batch():
         dilemma_.after_step(0.5)
         seen.append(losses.total.item())
     assert seen[-1] < 0.6 * seen[0]
+
+
+def test_interpreted_kernels_give_the_loss_and_gradients_of_their_references():
+    pytest.importorskip("triton")
+    script = Path(__file__).parents[1] / "interpreted.py"
+    settings = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+    ran = subprocess.run([sys.executable, script], env=settings, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]

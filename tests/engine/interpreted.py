@@ -1,0 +1,37 @@
+"""Run under TRITON_INTERPRET=1: DILEMMA's loss and gradients with every kernel interpreted, against the references."""
+
+import sys
+
+import torch
+
+from vitkiln import kernels
+from vitkiln.engine import methods
+from vitkiln.engine.settings import Encoder, dilemma
+from vitkiln.engine.vocabulary import Batch
+
+ENCODER = Encoder(
+    image_size=32, patch_size=8, width=32, depth=2, heads=2, position="learned", layer_scale=0.5, drop_path=0.3
+)
+SETTINGS = dilemma.Settings(hidden=32, output=16, keep=0.5)
+
+
+def found(implementation: str) -> dict[str, torch.Tensor]:
+    """The loss, and the gradient of every parameter that learns."""
+    torch.manual_seed(0)
+    method = methods.find("dilemma")(SETTINGS, ENCODER)
+    views = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8)
+    with kernels.use(implementation):
+        total = method(Batch(tuple(views), torch.arange(3), torch.tensor([0, 5]))).total
+        total.backward()
+    gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    return {"loss": total.detach(), **gradients}
+
+
+if __name__ == "__main__":
+    meant, fused = found("reference"), found("triton")
+    scale = max(value.abs().max() for value in meant.values())
+    for name, value in meant.items():
+        error = (fused[name] - value).norm() / value.norm().clamp(min=1e-4 * scale)
+        if not error <= 1e-5:
+            sys.exit(f"{name}: relative error {error:.2e}")
+    assert len(meant) > 40
