@@ -1,6 +1,7 @@
 """Embedding the patches that are kept, beside embedding all and dropping three quarters."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ def work(place: Place, mode: str, sparse: bool, batch: int, width: int) -> Work:
         keep, told, _, _ = draw(place, batch, patches, kept)
         return (images, *tables, keep, told) if sparse else (images, *tables)
 
+    mean, std = (torch.tensor(values, device=place.device).view(3, 1, 1) for values in (MEAN, STD))
     pixels, tokens = batch * kept * 3 * PATCH**2, batch * (1 + kept) * width * 2
     weights = 3 * PATCH**2 * width
     return Work(
@@ -45,9 +47,9 @@ def work(place: Place, mode: str, sparse: bool, batch: int, width: int) -> Work:
         {"B": batch, "P": patches, "K": kept, "D": width},
         inputs,
         {
-            "eager": plain(lambda *given: dense(place, *given)),
-            "compiled": place.compiled(lambda *given: dense(place, *given)),
-            "ours": plain(lambda *given: ours(place, *given)),
+            "eager": plain(partial(dense, place, mean, std)),
+            "compiled": place.compiled(partial(dense, place, mean, std)),
+            "ours": plain(partial(ours, place)),
         },
         moved=(pixels + tokens + 4 * weights) * (2 if gradient else 1),
         flops=2 * batch * kept * weights * (2 if gradient else 1),
@@ -62,6 +64,8 @@ def ours(place: Place, *given: Any) -> Tensor:
 
 def dense(
     place: Place,
+    mean: Tensor,
+    std: Tensor,
     images: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -71,7 +75,6 @@ def dense(
     told: Tensor | None = None,
 ) -> Tensor:
     """As trainers do it: normalise, convolve everything, gather, add."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (MEAN, STD))
     pixels = ((images.permute(0, 3, 1, 2) / 255 - mean) / std).to(place.dtype)
     with torch.autocast(place.device.type, torch.bfloat16, enabled=not place.tiny):
         tokens = F.conv2d(pixels, weight, bias, stride=PATCH).flatten(2).mT

@@ -1,11 +1,13 @@
 """What will be measured on a GPU: every provider is set up, and computes the same, where there is none."""
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,31 @@ def test_appended_lines_are_whole_and_in_order(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[{'n': 0}, {'n': 1}, {'n': 2}]\n"
     assert file.read_text().count("\n") == 3
+
+
+@pytest.fixture(scope="module")
+def timing():
+    found = importlib.util.spec_from_file_location("timing", ROOT / "benchmarks" / "gpu" / "timing.py")
+    module = importlib.util.module_from_spec(found)
+    sys.modules["timing"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def test_repetitions_follow_the_warm_up_and_each_has_its_own_number(timing):
+    seen = []
+    found = timing.timed(seen.append, torch.device("cpu"), seconds=0.0, fewest=5, warmup=2)
+    assert seen == [0, 1, *range(3), *range(5)]  # warm-up, estimate, measurement
+    assert (found.n, found.warmup) == (5, 2)
+
+
+def test_quick_calls_are_repeated_up_to_a_limit_and_quantiles_are_in_order(timing):
+    found = timing.timed(lambda index: sum(range(100 * (index % 7))), torch.device("cpu"), seconds=10.0)
+    assert found.n == 200
+    assert 0 < found.p20 <= found.median <= found.p80
+
+
+def test_times_are_milliseconds(timing):
+    found = timing.timed(lambda index: time.sleep(0.02), torch.device("cpu"), seconds=0.0, fewest=3, warmup=0)
+    assert 20 <= found.median < 2000
+    assert 20 <= found.host < 2000
