@@ -44,7 +44,7 @@ class Reporter:
         self.file.flush()
         line = told(values, self.total, remaining)
         if self.bar and self.task is not None:
-            self.bar.update(self.task, line=line)
+            self.bar.update(self.task, line=brief(values, self.total, remaining))
         log.log(logging.DEBUG if self.bar else logging.INFO, line)
         if self.writer:
             for name, value in values.items():
@@ -64,6 +64,14 @@ class Reporter:
             ):
                 if part:
                     part()
+
+
+def brief(values: dict[str, float], total: float, remaining: float) -> str:
+    """What fits beside a bar: step 1200/125000  loss 6.412  4213.0 images/s  eta 7:12:00"""
+    return (
+        f"step {values['step']:.0f}/{total:.0f}  loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s  "
+        f"eta {timedelta(seconds=int(max(0, remaining)))}"
+    )
 
 
 def told(values: dict[str, float], total: float, remaining: float) -> str:
@@ -113,9 +121,7 @@ def set_up_logging() -> None:
     """Log lines on stderr: through the console of the progress bar on a terminal, plain elsewhere."""
     handler: logging.Handler
     if sys.stderr.isatty():
-        handler = RichHandler(
-            console=CONSOLE, show_path=False, show_level=False, highlighter=None, log_time_format="%X"
-        )
+        handler = RichHandler(console=CONSOLE, show_time=False, show_path=False, show_level=False, highlighter=None)
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -43,7 +43,7 @@ def test_the_two_commands_are_one_line_each(name):
 
 def test_the_first_command_installs_and_runs():
     parts = marked("install").strip().split(" && ")
-    assert parts[0] == "python -m venv .venv"
+    assert parts[0] == "python3 -m venv .venv"
     assert parts[-2:] == ["pip install -e '.[dev]'", "engine run recipes/dilemma.yaml"]
     assert (ROOT / "recipes" / "dilemma.yaml").is_file()
 

@@ -92,6 +92,7 @@ def compare(batch_size: int, rounds: int, threads: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
+    """For a terminal."""
     view = Table(
         "method", "step, s (median)", "images/s", "peak GiB", title=f"{result['name']}, batch {result['batch']}"
     )

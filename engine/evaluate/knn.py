@@ -79,8 +79,9 @@ def trained_and_untrained(
 
 def told(result: dict[str, Any]) -> str:
     """One line: trained beside untrained."""
+    trained, untrained = (headline(result[name]) for name in ("top1", "untrained_top1"))
     return (
-        f"kNN (k=20) top-1: {headline(result['top1']):.2f}% trained, {headline(result['untrained_top1']):.2f}% untrained "
+        f"kNN (k=20) top-1: {trained:.2f}% trained, {untrained:.2f}% untrained "
         f"({result['queries']} images of {result['split']} against {result['images']}, {result['classes']} classes)"
     )
 

@@ -67,7 +67,7 @@ class MoCoV3(Method):
 
     @torch.no_grad()
     def keys(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The teacher's view of either view, of all ranks: two of [world * B, output]. Statistics are each view's own."""
+        """What the teacher says of either view, of all ranks: two [world * B, output]; statistics are a view's own."""
         encoder, projector = self.teacher
         assert isinstance(encoder, ViT)
         seen = encoder.class_token(torch.cat(batch.views))
