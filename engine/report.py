@@ -69,8 +69,8 @@ class Reporter:
 def brief(values: dict[str, float], total: float, remaining: float) -> str:
     """What fits beside a bar: step 1200/125000  loss 6.412  4213.0 images/s  eta 7:12:00"""
     return (
-        f"step {values['step']:.0f}/{total:.0f}  loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s  "
-        f"eta {timedelta(seconds=int(max(0, remaining)))}"
+        f"step {values['step']:.0f}/{total:.0f}  loss {values['loss']:.4f}  "
+        f"{values['images_per_second']:.1f} images/s  eta {timedelta(seconds=int(max(0, remaining)))}"
     )
 
 
