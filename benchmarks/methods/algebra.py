@@ -5,8 +5,6 @@ python -m benchmarks.methods.algebra [--batch 8] [--rounds 5] [--threads 2] [--r
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -16,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.methods.step import CPU, Step
+from benchmarks.methods.step import CPU, Step, keep, options
 from vitkiln.engine import distributed, measure
 from vitkiln.engine.methods.dilemma import Dilemma
 from vitkiln.engine.methods.mocov3 import MoCoV3
@@ -91,21 +89,15 @@ def compare(batch_size: int, rounds: int, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the comparison; --record appends it to benchmarks/records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--record", action="store_true")
-    given = parser.parse_args()
+    """Print the comparison."""
+    given = options(__doc__)
     result = compare(given.batch, given.rounds, given.threads)
     view = Table("step", "s (median)", "gain", title=f"{result['name']}, batch {result['batch']}")
     for name, (_, middle, _) in result["seconds"].items():
         view.add_row(name, f"{middle:.3f}", f"{result['speedup'][name]:.3f}x")
     Console().print(view)
     if given.record:
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        keep(RECORDS, result)
 
 
 if __name__ == "__main__":

@@ -104,19 +104,29 @@ def table(result: dict[str, Any]) -> Table:
     return view
 
 
-def main() -> None:
-    """Print the comparison; --record appends it to benchmarks/records."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(description: str | None) -> argparse.Namespace:
+    """What the comparisons of whole steps are asked on the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--record", action="store_true")
-    given = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="append the result to benchmarks/records")
+    return parser.parse_args()
+
+
+def keep(record: Path, result: dict[str, Any]) -> None:
+    """One line more; none is ever changed."""
+    with record.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def main() -> None:
+    """Print the comparison."""
+    given = options(__doc__)
     result = compare(given.batch, given.rounds, given.threads)
     Console().print(table(result))
     if given.record:
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        keep(RECORDS, result)
 
 
 if __name__ == "__main__":
