@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Every method that has a file here."""
-    apart = {"__init__", "method", "ema"}
+    apart = {"__init__", "method"}
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in apart)
 
 

@@ -212,6 +212,18 @@ def test_a_budget_of_minutes_ends(tmp_path):
     assert status(folder) == "finished"
 
 
+def test_bf16_learns_nearly_the_same(whole, tmp_path):
+    folder = run(recipe(tmp_path, "run.precision=bf16", "run.knn=false"), tmp_path / "run")
+    for low, full in zip(metrics(folder), metrics(whole), strict=True):
+        assert low["loss"] == pytest.approx(full["loss"], rel=0.05)
+        assert low["loss"] != full["loss"]
+
+
+def test_lars_and_clipping_train(tmp_path):
+    folder = run(recipe(tmp_path, "optim.name=lars", "optim.clip=1.0", "run.knn=false"), tmp_path / "run")
+    assert all(line["gradient_norm"] > 0 for line in metrics(folder))
+
+
 def test_compiled_blocks_learn_the_same(whole, tmp_path):
     folder = run(recipe(tmp_path, "run.compile=true", "run.steps=2", "run.knn=false"), tmp_path / "run")
     assert metrics(folder)[0]["loss"] == pytest.approx(metrics(whole)[0]["loss"], abs=1e-4)
