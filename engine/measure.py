@@ -22,12 +22,6 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock tells the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and commit: what a record needs to be worth anything."""
     return {
