@@ -147,7 +147,8 @@ def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Tensors by "index/name", and the groups as plain values; rates are functions of the step and not kept."""
     state = optimizer.state_dict()
-    tensors = {f"{i}/{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    tensors = {f"{i}/{name}": value for i, values in state["state"].items() for name, value in values.items()
+        if isinstance(value, Tensor)}  # fmt: skip
     groups = [{k: v for k, v in group.items() if k != "lr"} for group in state["param_groups"]]
     return tensors, groups
 

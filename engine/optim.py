@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .schedule import cosine_inclusive
 from .settings import Optim
 
 
@@ -48,24 +49,66 @@ def effective_lr(settings: Optim, batch_size: int) -> float:
     return settings.lr * batch_size / settings.lr_scale if settings.lr_scale else settings.lr
 
 
-def build(settings: Optim, module: nn.Module, lr: float, device: torch.device) -> torch.optim.Optimizer:
-    """The optimiser over everything that learns. Its rate is a tensor on the device, filled before every step."""
-    rate = torch.tensor(lr, device=device)
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [{"params": learned, "weight_decay": settings.weight_decay}]
-    if not settings.decay_1d:
-        vectors = [parameter for parameter in learned if parameter.ndim < 2]
-        groups[0]["params"] = [parameter for parameter in learned if parameter.ndim >= 2]
-        groups.append({"params": vectors, "weight_decay": 0.0})
+def build(
+    settings: Optim, module: nn.Module, lr: float, device: torch.device, encoder: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser over everything that learns. Its rates are tensors on the device, filled before every step.
+
+    `encoder`, a part of the module, is where `layer_decay` applies.
+    """
+    depth_left = blocks_above(encoder) if encoder is not None and settings.layer_decay < 1 else {}
+    groups: dict[tuple[bool, int], dict[str, Any]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            kind = settings.decay_1d or parameter.ndim >= 2, depth_left.get(parameter, 0)
+            groups.setdefault(kind, group_of(settings, *kind, lr, device))["params"].append(parameter)
+    ordered = [groups[kind] for kind in sorted(groups, reverse=True)]
     if settings.name == "lars":
-        return LARS(groups, rate, settings.weight_decay, settings.momentum, settings.trust)
-    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, fused=True)
+        return LARS(ordered, lr, settings.weight_decay, settings.momentum, settings.trust)
+    if settings.name == "sgd":
+        return torch.optim.SGD(ordered, lr=lr, momentum=settings.momentum, fused=True)
+    return torch.optim.AdamW(ordered, lr=lr, betas=settings.betas, fused=True)
+
+
+def group_of(settings: Optim, decays: bool, above: int, lr: float, device: torch.device) -> dict[str, Any]:
+    """Parameters that share a rate and a decay, none so far."""
+    factor = settings.layer_decay**above
+    return {
+        "params": [],
+        "lr": torch.tensor(lr * factor, device=device),
+        "rate_factor": factor,
+        "decays": decays,
+        "weight_decay": settings.weight_decay if decays else 0.0,
+    }
+
+
+def blocks_above(encoder: nn.Module) -> Mapping[nn.Parameter, int]:
+    """How many layers follow each parameter of an encoder, as BEiT and MAE count: depth + 1 for tokens and patches,
+    depth - i for block i, 0 for the last norm."""
+    depth = len(encoder.blocks)  # type: ignore[arg-type]
+
+    def above(name: str) -> int:
+        first, *rest = name.split(".")
+        if first == "blocks":
+            return depth - int(rest[0])
+        return 0 if first == "norm" else depth + 1
+
+    return {parameter: above(name) for name, parameter in encoder.named_parameters()}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Fill the rate in, without a word to the device's queue that waits."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(rate)
+        group["lr"].fill_(rate * group["rate_factor"])
+
+
+def set_decay(optimizer: torch.optim.Optimizer, settings: Optim, position: float, planned: float) -> None:
+    """Weight decay at a position on the schedule, where it changes at all (DINO, arXiv:2104.14294, appendix)."""
+    if settings.final_weight_decay is None:
+        return
+    decay = cosine_inclusive(position, planned, 0, settings.weight_decay, settings.final_weight_decay)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = decay if group["decays"] else 0.0
 
 
 def clip(parameters: Iterable[Tensor], settings: Optim) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .schedule import SCHEDULES
 from .settings import Optim, Run
+from .vocabulary import Moment
 
 
 @dataclass
@@ -47,6 +48,11 @@ class Pace:
     @property
     def progress(self) -> float:
         return self.position / self.planned
+
+    @property
+    def moment(self) -> Moment:
+        """Of the step to come."""
+        return Moment(self.step, self.progress * self.run.epochs, self.progress)
 
     def rate(self, optim: Optim, base: float) -> float:
         """The learning rate of the step to come."""

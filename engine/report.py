@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("vitkiln")
 CONSOLE = Console(stderr=True)  # shared by log lines and progress bar, so that neither tears the other
@@ -49,6 +52,11 @@ class Reporter:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, int(values["step"]))
+
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
+        """uint8 [H, W, 3], to TensorBoard."""
+        if self.writer:
+            self.writer.add_image(name, pixels.cpu(), step, dataformats="HWC")
 
     @contextmanager
     def running(self) -> Iterator[None]:

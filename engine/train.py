@@ -14,7 +14,7 @@ from . import checkpoint, distributed, methods, optim
 from .allocator import keep_freed_pages
 from .data.loader import Loader
 from .data.order import Order
-from .data.source import open_source
+from .data.source import Source, open_source
 from .device import pick_device
 from .divergence import explain, finite
 from .errors import Diverged, RecipeError, Stopped
@@ -35,15 +35,15 @@ class Trainer:
     """A recipe made real: method, optimiser, data and the place on the schedule."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
-        self.recipe, self.device = recipe, device
         source = open_source(recipe.data, recipe.run.seed)
         assert source is not None  # only a second split may be absent
-        self.source = source
+        self.source, self.device = source, device
+        self.recipe = recipe = fitted(recipe, source)
         self.order = in_steps(recipe, len(source))
         torch.manual_seed(recipe.run.seed)
         self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
         self.lr = optim.effective_lr(recipe.optim, recipe.data.batch_size)
-        self.optimizer = optim.build(recipe.optim, self.method, self.lr, device)
+        self.optimizer = optim.build(recipe.optim, self.method, self.lr, device, self.method.backbone())
         self.pace = Pace(recipe.run, self.order.steps_per_epoch)
         if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
             for block in self.method.backbone().blocks:
@@ -75,6 +75,15 @@ class Trainer:
         return self.model.no_sync() if wait and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
 
 
+def fitted(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe with what only its data could say: how many classes there are."""
+    try:
+        method = recipe.method.with_data(len(source.classes) if source.classes else None)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return recipe.model_copy(update={"method": method})
+
+
 def in_steps(recipe: Recipe, images: int) -> Order:
     """How the images fill steps; refused before anything is written."""
     data, accumulate, world = recipe.data, recipe.run.accumulate, distributed.world()
@@ -90,7 +99,10 @@ def in_steps(recipe: Recipe, images: int) -> Order:
 
 def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
     """One update from the micro-batches of one step; returns the mean of what they lost."""
-    optim.set_rate(trainer.optimizer, trainer.pace.rate(trainer.recipe.optim, trainer.lr))
+    pace, settings = trainer.pace, trainer.recipe.optim
+    optim.set_rate(trainer.optimizer, pace.rate(settings, trainer.lr))
+    optim.set_decay(trainer.optimizer, settings, pace.position, pace.planned)
+    trainer.method.before_step(pace.moment)
     seen = []
     for index, batch in enumerate(batches):
         with trainer.unsynchronised(index + 1 < len(batches)):
@@ -98,10 +110,11 @@ def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
                 losses = trainer.model(batch)
             (losses.total / len(batches)).backward()
         seen.append(losses)
-    norm = optim.clip(trainer.method.parameters(), trainer.recipe.optim)
+    trainer.method.after_backward()
+    norm = optim.clip(trainer.method.parameters(), settings)
     trainer.skipped += optim.step(trainer.optimizer, norm)
-    trainer.pace.step += 1
-    trainer.method.after_step(trainer.pace.progress)
+    pace.step += 1
+    trainer.method.after_step(pace.moment)
     return average(seen, norm)
 
 
@@ -129,7 +142,7 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
             if reporting or last:
                 report(trainer, reporter, clock, losses, rate)
             if saving:
-                clock.pause(save(trainer, folder))
+                clock.pause(save(trainer, folder, reporter))
             if stopping and not last:
                 raise Stopped(f"stopped at step {pace.step} and saved; the same command goes on from {folder.path}")
     finally:
@@ -144,12 +157,14 @@ def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
     with Signals() as signals:
         with distributed.ranks(device):
             trainer = Trainer(recipe, device)
-            folder = distributed.from_first_rank(choose(recipe, out, resume) if distributed.is_first() else None)
+            folder = distributed.from_first_rank(
+                choose(trainer.recipe, out, resume) if distributed.is_first() else None
+            )
             assert isinstance(folder, RunFolder)
             train_in(trainer, folder, signals)
         if distributed.is_first():
             with log_file(folder.path / "train.log"):
-                finish(trainer.method, trainer.source, recipe, folder, device, trainer.pace.step)
+                finish(trainer.method, trainer.source, trainer.recipe, folder, device, trainer.pace.step)
     return folder.path
 
 
@@ -163,10 +178,11 @@ def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
             resume_from(trainer, folder)
         elif first:
             folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
-            draw(trainer, folder.path / "samples")
         announce(trainer, folder)
         reporter = Reporter(folder if first else None, trainer.pace.planned, trainer.recipe.run.tensorboard)
         with folder.standing(first, trainer.pace), reporter.running():
+            if first and not folder.resumed:
+                draw(trainer, folder.path / "samples", reporter)
             train(trainer, folder, reporter, signals)
 
 
@@ -219,8 +235,8 @@ def report(trainer: Trainer, reporter: Reporter, clock: StepClock, losses: Losse
     )
 
 
-def save(trainer: Trainer, folder: RunFolder) -> float:
-    """Write a checkpoint from the first rank; returns the seconds that it took."""
+def save(trainer: Trainer, folder: RunFolder, reporter: Reporter) -> float:
+    """Write a checkpoint and pictures from the first rank; returns the seconds that it took."""
     began = time.perf_counter()
     if distributed.is_first():
         pace, state = trainer.pace, {"seconds": trainer.pace.seconds}
@@ -228,6 +244,7 @@ def save(trainer: Trainer, folder: RunFolder) -> float:
             folder.checkpoints, pace.step, trainer.method, trainer.optimizer, state, trainer.recipe.to_yaml()
         )
         checkpoint.prune(folder.checkpoints, trainer.recipe.run.keep_checkpoints)
+        draw(trainer, folder.path / "samples", reporter)
     return time.perf_counter() - began
 
 

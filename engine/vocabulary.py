@@ -4,6 +4,7 @@ View      how one crop of an image is made
 Batch     the crops of some images, as uint8, with their labels and sample ids
 Plan      which patches an encoder sees, and which place each is told it has
 Losses    named scalar terms; `total` is their sum
+Moment    where a run is on its schedule
 
 One word for one idea, here and in kernels, recipes and records: `keep` [B, K] is the index of a kept patch,
 `place` [B, K] the index of the position it is told, `wrong` [B, K] whether that is another patch's, `restore`
@@ -68,3 +69,12 @@ class Losses:
     @property
     def total(self) -> Tensor:
         return reduce(add, self.terms.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a run is on its schedule, which a budget of steps or minutes compresses."""
+
+    step: int  # taken so far
+    epoch: float  # of run.epochs
+    progress: float  # in [0, 1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitkiln.engine import methods, optim
 from vitkiln.engine.settings import Encoder, Optim, dilemma
 from vitkiln.engine.settings.sections import kept
-from vitkiln.engine.vocabulary import Batch
+from vitkiln.engine.vocabulary import Batch, Moment
 from vitkiln.kernels import use
 
 from .work import Place, Provider, Work
@@ -98,7 +98,7 @@ class Step:
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.method.after_step(0.5)
+            self.method.after_step(Moment(0, 0.0, 0.5))
         return loss.detach()
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from vitkiln.engine import measure, methods, optim
 from vitkiln.engine.settings import Encoder, Optim, dilemma, mocov3
-from vitkiln.engine.vocabulary import Batch
+from vitkiln.engine.vocabulary import Batch, Moment
 
 CPU = torch.device("cpu")
 RECORDS = Path(__file__).parents[1] / "records" / "dilemma_step.jsonl"
@@ -43,7 +43,7 @@ class Step:
         self.method(self.batch).total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(0.5)
+        self.method.after_step(Moment(0, 0.0, 0.5))
         return time.perf_counter() - began
 
 

@@ -1,7 +1,9 @@
 """DILEMMA (Sameni, Jenni, Favaro; arXiv:2204.04788): which tokens were told a wrong place?
 
 The student sees a random subset of patches, some of them with the position of a patch that was dropped, and must say
-which; the teacher sees every patch at its place. The detection term joins the loss of a base method.
+which. The detection term joins the loss of a base method, whose teacher, if it has one, sees every patch at its
+place. Over DINO the two large crops are seen in part and the small ones whole; over SimCLR both views are seen in
+part; over MAE the encoder is misled and the decoder is not.
 
 The published code cannot run as released: its encoder takes no frozen patch projection and never receives the plan,
 its position gather fails for more than one image, and its dense branch compares the number of kept tokens with the
@@ -10,6 +12,8 @@ the wrong places come from a cyclic shift of the kept ones, not from a reversal,
 it was.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -17,21 +21,21 @@ from vitkiln import kernels
 
 from .. import plans
 from ..settings import Encoder
-from ..settings.dilemma import Settings
+from ..settings.dilemma import Detection
 from ..settings.sections import kept
 from ..vit import ViT
-from ..vocabulary import Batch, Losses, Plan, View
-from .method import Method, sheet
-from .mocov3 import MoCoV3
+from ..vocabulary import Batch, Losses, Moment, Plan, View
+from . import find
+from .method import Base, Method, sheet
 
 
 class Dilemma(Method):
-    """loss = base(student class tokens) + weight * (detection(view 1) + detection(view 2)) / 2"""
+    """loss = base(student's tokens) + weight * mean over the student's views of detection(view)"""
 
-    def __init__(self, settings: Settings, encoder: Encoder):
+    def __init__(self, settings: Detection, encoder: Encoder):
         super().__init__(settings, encoder)
         self.settings = settings
-        self.base = MoCoV3(settings, encoder)
+        self.base = cast("Base", find(settings.base)(settings, encoder))
         self.kept = kept(encoder.patches, settings.keep)
         self.detector = nn.Linear(self.base.encoder.width, 1) if settings.wrong_probability else None
 
@@ -40,37 +44,48 @@ class Dilemma(Method):
 
     def forward(self, batch: Batch) -> Losses:
         plan, encoder = self.plan(batch), self.base.encoder
-        tokens = encoder(torch.cat(batch.views), plan, self.base.branches(batch))  # [2 B, prefix + K, D]
-        losses = self.base.losses(batch, tokens[:, 0])
+        tokens = encoder(self.looked_at(batch), plan, self.base.branches(batch))  # [student * B, prefix + K, D]
+        losses = self.base.losses(batch, tokens, plan)
         if self.detector is not None:
             self.detect(losses, self.detector, tokens[:, encoder.prefix :], plan)
         return losses
 
+    def looked_at(self, batch: Batch) -> Tensor:
+        """The views that the student sees in part, one above the other."""
+        return torch.cat(batch.views[: self.base.student])
+
     def plan(self, batch: Batch) -> Plan:
-        patches = self.base.encoder.settings.patches
-        return plans.misplaced(batch, patches, self.kept, self.settings.wrong_probability)
+        patches, wrong = self.base.encoder.settings.patches, self.settings.wrong_probability
+        return plans.misplaced(batch, patches, self.kept, wrong, self.base.student)
 
     def detect(self, losses: Losses, head: nn.Linear, tokens: Tensor, plan: Plan) -> None:
-        """Binary cross-entropy over all kept tokens of both views, misplaced or not, with equal weight."""
+        """Binary cross-entropy over all kept tokens of those views, misplaced or not, with equal weight."""
         assert plan.wrong is not None
         detection, accuracy = kernels.detection_loss(tokens, head.weight[0], head.bias, plan.wrong)
         losses.terms["detection"] = self.settings.weight * detection
         losses.metrics |= {"detection_loss": detection.detach(), "detection_accuracy": accuracy}
 
     def backbone(self) -> ViT:
-        return self.base.encoder
+        return self.base.backbone()
 
-    def after_step(self, progress: float) -> None:
-        self.base.after_step(progress)
+    def before_step(self, now: Moment) -> None:
+        self.base.before_step(now)
+
+    def after_backward(self) -> None:
+        self.base.after_backward()
+
+    def after_step(self, coming: Moment) -> None:
+        self.base.after_step(coming)
 
     def negatives(self, batch_size: int) -> int | None:
         return self.base.negatives(batch_size)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The views, and what the student sees of them: dropped patches gray, misplaced ones under red."""
-        seen = painted(torch.cat(batch.views), self.plan(batch), self.base.encoder.settings.patch_size).chunk(2)
-        rows = [row[:8] for pair in zip(batch.views, seen, strict=True) for row in pair]
-        return {"views": sheet(rows)}
+        """The base's, and what the student sees: dropped patches gray, misplaced ones under red."""
+        views = batch.views[: self.base.student]
+        seen = painted(torch.cat(views), self.plan(batch), self.base.encoder.settings.patch_size).chunk(len(views))
+        rows = [row[:8] for pair in zip(views, seen, strict=True) for row in pair]
+        return {**self.base.pictures(batch), "student": sheet(rows)}
 
 
 def painted(images: Tensor, plan: Plan, size: int) -> Tensor:

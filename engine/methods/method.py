@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
+from .. import plans
 from ..settings import Encoder, Section
 from ..vit import ViT
-from ..vocabulary import Batch, Losses, View
+from ..vocabulary import Batch, Losses, Moment, Plan, View
 
 
 class Method(nn.Module):
@@ -32,8 +35,18 @@ class Method(nn.Module):
         """The encoder that is evaluated and exported."""
         raise NotImplementedError
 
-    def after_step(self, progress: float) -> None:
-        """Follows an update; `progress` in [0, 1] is that of the step to come."""
+    def before_step(self, now: Moment) -> None:
+        """Comes before the forward pass of every step: temperatures and momenta that change with time."""
+
+    def after_backward(self) -> None:
+        """Gradients are complete, weights have not moved."""
+
+    def after_step(self, coming: Moment) -> None:
+        """Follows an update; `coming` is the moment of the step to come."""
+
+    def predict(self, images: Tensor) -> Tensor | None:
+        """Logits [B, C] of clean uint8 images [B, H, W, 3], or None where the method has no classifier."""
+        return None
 
     def negatives(self, batch_size: int) -> int | None:
         """Negatives of one anchor at this global batch size, or None where there is no such thing."""
@@ -42,6 +55,28 @@ class Method(nn.Module):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """What the method looks at, as named uint8 pictures [H, W, 3], for the run folder."""
         return {"views": sheet([view[:8] for view in batch.views])}
+
+
+class Base(Method):
+    """A method over which DILEMMA can be laid: it takes its student's tokens, however the student came by them."""
+
+    student: ClassVar[int] = 2  # how many of the views, the first ones, the student may see in part
+    encoder: ViT  # the student's
+
+    def branches(self, batch: Batch) -> Tensor | None:
+        """Drop path of those views: [student * B, depth, 2]"""
+        depth, rate = len(self.encoder.blocks), self.encoder.settings.drop_path
+        return plans.branches(batch, depth, rate, self.student)
+
+    def losses(self, batch: Batch, tokens: Tensor, plan: Plan) -> Losses:
+        """The paper, from the student's tokens [student * B, prefix + K, D], the first view's above the second's.
+
+        Row 0 is the class token; where nothing else is read, `tokens` may hold that row alone.
+        """
+        raise NotImplementedError
+
+    def backbone(self) -> ViT:
+        return self.encoder
 
 
 def sheet(rows: list[Tensor]) -> Tensor:

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from vitkiln import kernels
 
-from .. import distributed, plans
+from .. import distributed
 from ..heads import batch_norm_mlp
 from ..settings import Encoder
 from ..settings.mocov3 import Settings
-from ..vit import ViT, build
-from ..vocabulary import Batch, Losses, View
-from .method import Method
+from ..vit import EVERYTHING, ViT, build
+from ..vocabulary import Batch, Losses, Moment, Plan, View
+from .method import Base
 
 
-class MoCoV3(Method):
+class MoCoV3(Base):
     """loss = ctr(q1, k2) + ctr(q2, k1), ctr(q, k) = 2 t CE(q k^T / t) over the keys of all ranks."""
 
     def __init__(self, settings: Settings, encoder: Encoder):
@@ -53,17 +53,14 @@ class MoCoV3(Method):
         )
 
     def forward(self, batch: Batch) -> Losses:
-        return self.losses(batch, self.encoder.class_token(torch.cat(batch.views), branches=self.branches(batch)))
+        seen = self.encoder.class_token(torch.cat(batch.views), branches=self.branches(batch))
+        return self.losses(batch, seen[:, None], EVERYTHING)
 
-    def losses(self, batch: Batch, seen: Tensor) -> Losses:
-        """`seen` holds the student's class tokens, first view above second, [2 B, D], however it looked at them."""
-        first, second = (self.predictor(self.projector(view)) for view in seen.chunk(2))
+    def losses(self, batch: Batch, tokens: Tensor, plan: Plan) -> Losses:
+        first, second = (self.predictor(self.projector(view)) for view in tokens[:, 0].chunk(2))
         first_keys, second_keys = self.keys(batch)
         contrast = self.contrast(first, second_keys) + self.contrast(second, first_keys)
         return Losses({"contrast": contrast}, {"spread": spread(first)})
-
-    def branches(self, batch: Batch) -> Tensor | None:
-        return plans.branches(batch, len(self.encoder.blocks), self.encoder.settings.drop_path)
 
     @torch.no_grad()
     def keys(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -78,11 +75,8 @@ class MoCoV3(Method):
         t = self.settings.temperature
         return 2 * t * kernels.info_nce(query, keys, t, offset=distributed.rank() * len(query)).mean()
 
-    def backbone(self) -> ViT:
-        return self.encoder
-
-    def after_step(self, progress: float) -> None:
-        momentum = 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * progress))
+    def after_step(self, coming: Moment) -> None:
+        momentum = 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * coming.progress))
         student = [*self.encoder.parameters(), *self.projector.parameters()]
         move([*self.teacher.parameters()], student, momentum)
 

@@ -1,6 +1,6 @@
 """The sections of a recipe as frozen, strictly typed classes. Nothing here imports torch: a typo answers at once."""
 
-from .sections import Data, Encoder, MethodSettings, Optim, Run
+from .sections import Data, Encoder, Labelled, MethodSettings, Optim, Run
 from .strict import Section
 
-__all__ = ["Data", "Encoder", "MethodSettings", "Optim", "Run", "Section"]
+__all__ = ["Data", "Encoder", "Labelled", "MethodSettings", "Optim", "Run", "Section"]

@@ -21,7 +21,9 @@ def settings_of(values: Any) -> Found:
     if name is MISSING:
         return nothing(Problem("method.name", MISSING, f"missing; {choice('', ours)}"))
     if name in ours:
-        return import_module(f"{__package__}.{name}").Settings, []
+        module = import_module(f"{__package__}.{name}")
+        by_values = getattr(module, "settings_for", None)
+        return by_values(values) if by_values else (module.Settings, [])
     if not isinstance(name, str) or "." not in name:
         return nothing(Problem("method.name", name, choice(str(name), ours)))
     return settings_in(name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import lcm
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ class Encoder(Section):
     layer_scale: Positive | None = None
     drop_path: Share = 0.0
     freeze_patch_embed: bool = False
-    init: Literal["mocov3", "truncated_normal"] = "mocov3"
+    init: Literal["mocov3", "mae", "truncated_normal"] = "mocov3"
     mean: Triple = (0.485, 0.456, 0.406)
     std: Scales = (0.229, 0.224, 0.225)
     weights: str | None = None
@@ -83,6 +83,10 @@ class Encoder(Section):
             )
 
 
+Own = TypeVar("Own", bound="MethodSettings")
+Taught = TypeVar("Taught", bound="Labelled")
+
+
 class MethodSettings(Section):
     """What the engine asks of any method's settings."""
 
@@ -90,9 +94,27 @@ class MethodSettings(Section):
 
     name: str
 
+    def with_data(self: Own, classes: int | None) -> Own:
+        """These settings for data of so many classes (None: no labels); ValueError where they do not do."""
+        return self
+
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """What is wrong only with this encoder."""
         yield from ()
+
+
+class Labelled(MethodSettings):
+    """Settings of a method that learns from labels."""
+
+    classes: Count | None = None  # as many as the data have
+
+    def with_data(self: Taught, classes: int | None) -> Taught:
+        """The number of classes filled in."""
+        if classes is None:
+            raise ValueError(f"{self.name} needs labels; the data must be a folder for each class")
+        if self.classes is not None and self.classes < classes:
+            raise ValueError(f"method.classes={self.classes}: the data have {classes}; must be at least as many")
+        return self.model_copy(update={"classes": self.classes or classes})
 
 
 class Data(Section):
@@ -104,6 +126,7 @@ class Data(Section):
     batch_size: Count = 1024
     workers: Annotated[int, Field(ge=0)] = 8
     loader: Literal["auto", "pillow"] = "auto"
+    repeats: Count = 1  # repeated augmentation (Hoffer et al., arXiv:1901.09335): crops of an image in one batch
     max_bad: Share = 0.1  # the run stops when more than this share of the images cannot be read
     categories: Count = 32  # fractal: how many formulas
     instances: Count = 64  # fractal: images drawn from each
@@ -114,16 +137,18 @@ class Data(Section):
 class Optim(Section):
     """The optimiser and its schedule. The rate used is lr * batch_size / lr_scale, or lr where lr_scale is null."""
 
-    name: Literal["adamw", "lars"] = "adamw"
+    name: Literal["adamw", "lars", "sgd"] = "adamw"
     lr: Positive = 1.5e-4
     lr_scale: Count | None = 256
     min_lr: NotNegative = 0.0
     schedule: Literal["cosine", "cosine_inclusive", "cosine_absolute", "quarter_cosine", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0.0
     weight_decay: NotNegative = 0.1
+    final_weight_decay: NotNegative | None = None  # reached along a cosine; null: constant
     decay_1d: bool = True  # whether biases, norms and other vectors decay too
     betas: Decays = (0.9, 0.999)
-    momentum: Share = 0.9  # lars
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor of the rate for each block further from the head
+    momentum: Share = 0.9  # lars, sgd
     trust: Positive = 0.001  # lars
     clip: Positive | None = None
     clip_per: Literal["model", "tensor"] = "model"
@@ -145,6 +170,7 @@ class Run(Section):
     keep_checkpoints: Count = 2
     log_every: Count = 10
     tensorboard: bool = True
+    evaluate_every: Positive | None = None  # epochs between accuracies of a classifier; null: at the end only
     knn: bool = True  # evaluate at the end where there are labels
     knn_images: Count = 50_000  # at most so many of either split
 

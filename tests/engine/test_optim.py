@@ -101,7 +101,7 @@ def test_no_clip_leaves_gradients_alone():
     assert module[1].bias.grad.tolist() == [40.0] * 3
 
 
-@pytest.mark.parametrize("name", ["adamw", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
 def test_a_gradient_that_is_not_finite_moves_nothing(name):
     module = with_gradients(model())
     optimizer = optim.build(Optim(name=name), module, 0.1, CPU)
@@ -114,3 +114,58 @@ def test_a_gradient_that_is_not_finite_moves_nothing(name):
     with_gradients(module)
     optim.step(optimizer, torch.tensor(1.0))
     assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def encoder(depth=3):
+    torch.manual_seed(0)
+    module = nn.Module()
+    module.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+    module.patch_embed = nn.Linear(4, 4)
+    module.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
+    module.norm = nn.LayerNorm(4)
+    return module
+
+
+def test_layer_decay_is_maes_rule():
+    """Rates of tokens and patches ld^(depth+1), of block i ld^(depth-i), of the norm and of the head 1."""
+    whole = nn.ModuleDict({"encoder": encoder(), "head": nn.Linear(4, 2)})
+    optimizer = optim.build(Optim(layer_decay=0.5), whole, 0.8, CPU, whole["encoder"])
+    optim.set_rate(optimizer, 0.8)
+    rates = {p: g["lr"].item() for g in optimizer.param_groups for p in g["params"]}
+    found = {name: rates[p] for name, p in whole.named_parameters() if not name.endswith("bias")}
+    assert found == {
+        "encoder.cls_token": pytest.approx(0.05),
+        "encoder.patch_embed.weight": pytest.approx(0.05),
+        "encoder.blocks.0.weight": pytest.approx(0.1),
+        "encoder.blocks.1.weight": pytest.approx(0.2),
+        "encoder.blocks.2.weight": pytest.approx(0.4),
+        "encoder.norm.weight": pytest.approx(0.8),
+        "head.weight": pytest.approx(0.8),
+    }
+
+
+def test_weight_decay_follows_a_cosine_and_leaves_vectors_alone():
+    settings = Optim(weight_decay=0.04, final_weight_decay=0.4, decay_1d=False)
+    optimizer = optim.build(settings, model(), 0.1, CPU)
+    seen = []
+    for position in (0, 50, 100):
+        optim.set_decay(optimizer, settings, position, 100)
+        seen.append([group["weight_decay"] for group in optimizer.param_groups])
+    assert seen == [[pytest.approx(decay), 0.0] for decay in (0.04, 0.22, 0.4)]
+
+
+def test_a_constant_decay_is_left_alone():
+    optimizer = optim.build(Optim(weight_decay=0.3), model(), 0.1, CPU)
+    optim.set_decay(optimizer, Optim(weight_decay=0.3), 70, 100)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3]
+
+
+def test_sgd_equals_pytorchs_plain_one():
+    ours, theirs = with_gradients(model()), with_gradients(model())
+    mine = optim.build(Optim(name="sgd", weight_decay=0.1, momentum=0.9), ours, 0.01, CPU)
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.01, weight_decay=0.1, momentum=0.9)
+    for _ in range(3):
+        mine.step()
+        plain.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -10,7 +10,7 @@ import torch
 from vitkiln.engine.methods import find
 from vitkiln.engine.settings import Encoder, dilemma, mocov3
 from vitkiln.engine.settings.sections import kept
-from vitkiln.engine.vocabulary import Batch
+from vitkiln.engine.vocabulary import Batch, Moment
 
 ENCODER = Encoder(image_size=32, patch_size=8, width=32, depth=2, heads=2)
 SMALL = {"hidden": 64, "output": 16}
@@ -103,7 +103,7 @@ def test_pictures_show_what_is_kept_and_what_is_wrong():
     b = batch()
     b = Batch(tuple(torch.full_like(view, 200) for view in b.views), b.ids, b.seed)
     dilemma_ = method(keep=0.5, wrong_probability=0.5)
-    picture = dilemma_.pictures(b)["views"]
+    picture = dilemma_.pictures(b)["student"]
     assert picture.shape == (4 * 32, 6 * 32, 3)
     plan, student = dilemma_.plan(b), picture[32:64, :32]
     for patch in range(16):
@@ -148,7 +148,7 @@ def test_it_learns_one_batch():
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        dilemma_.after_step(0.5)
+        dilemma_.after_step(Moment(0, 0.0, 0.5))
         seen.append(losses.total.item())
     assert seen[-1] < 0.6 * seen[0]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from vitkiln.engine.methods import find
 from vitkiln.engine.methods.mocov3 import move
 from vitkiln.engine.settings import Encoder, mocov3
-from vitkiln.engine.vocabulary import Batch
+from vitkiln.engine.vocabulary import Batch, Moment
 
 ENCODER = Encoder(image_size=32, patch_size=8, width=32, depth=2, heads=2, freeze_patch_embed=True)
 SETTINGS = mocov3.Settings(hidden=64, output=16)
@@ -59,7 +59,7 @@ def test_the_teacher_gets_no_gradient_and_moves_only_by_momentum():
         for parameter in moco.encoder.parameters():
             parameter.add_(1.0)
     before = copy.deepcopy(moco.teacher)
-    moco.after_step(0.0)
+    moco.after_step(Moment(0, 0.0, 0.0))
     for name, parameter in moco.teacher[0].named_parameters():
         expected = before[0].get_parameter(name).lerp(moco.encoder.get_parameter(name), 1 - 0.99)
         torch.testing.assert_close(parameter, expected)
@@ -70,7 +70,7 @@ def test_momentum_reaches_one_at_the_end():
     with torch.no_grad():
         moco.encoder.cls_token.add_(1.0)
     before = moco.teacher[0].cls_token.clone()
-    moco.after_step(1.0)
+    moco.after_step(Moment(1, 1.0, 1.0))
     assert torch.equal(moco.teacher[0].cls_token, before)
 
 
