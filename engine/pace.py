@@ -30,6 +30,11 @@ class Pace:
         return self.run.epochs * self.steps_per_epoch
 
     @property
+    def steps(self) -> float | None:
+        """How many there will be; None with a budget of minutes."""
+        return None if self.run.minutes else self.planned
+
+    @property
     def position(self) -> float:
         """Where on the schedule, in [0, planned]."""
         if self.run.minutes:
@@ -64,3 +69,14 @@ class Pace:
         if self.run.minutes:
             return 60 * self.run.minutes - self.seconds
         return (self.planned - self.step) * seconds_per_step
+
+
+def budget(run: Run) -> str:
+    """In words.
+
+    >>> budget(Run(steps=80)), budget(Run(minutes=15.0)), budget(Run())
+    ('80 steps', '15 minutes', '300 epochs')
+    """
+    if run.minutes:
+        return f"{run.minutes:g} minutes"
+    return f"{run.steps} steps" if run.steps else f"{run.epochs:g} epochs"

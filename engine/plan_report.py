@@ -8,7 +8,9 @@ import torch
 
 from . import methods
 from .optim import effective_lr
+from .pace import budget
 from .recipe import Recipe
+from .settings import Labelled
 from .settings.sections import kept
 
 BYTES = {"bf16": 2, "fp32": 4}
@@ -18,13 +20,14 @@ def report(recipe: Recipe) -> dict[str, Any]:
     """Figures by name. Nothing is allocated: the model is built on PyTorch's meta device."""
     bare = recipe.encoder.model_copy(update={"weights": None})
     with torch.device("meta"):
-        method = methods.find(recipe.method.name)(recipe.method, bare)
+        method = methods.find(recipe.method.name)(recipe.method.with_data(classes(recipe)), bare)
     parameters = list(method.parameters())
     learned = sum(p.numel() for p in parameters if p.requires_grad)
     patches = recipe.encoder.patches
     seen = kept(patches, getattr(recipe.method, "keep", 1.0))
     return {
         "method": recipe.method.name,
+        **({"classes": classes(recipe)} if isinstance(recipe.method, Labelled) else {}),
         "encoder_parameters": sum(p.numel() for p in method.backbone().parameters()),
         "learned_parameters": learned,
         "all_parameters": sum(p.numel() for p in parameters),
@@ -34,18 +37,16 @@ def report(recipe: Recipe) -> dict[str, Any]:
         "batch_size": recipe.data.batch_size,
         "micro_batch": recipe.data.batch_size // recipe.run.accumulate,
         "effective_lr": effective_lr(recipe.optim, recipe.data.batch_size),
-        "budget": budget(recipe),
+        "budget": budget(recipe.run),
         "negatives_per_anchor": method.negatives(recipe.data.batch_size // recipe.run.accumulate),
         "memory_bytes": memory(recipe, parameters, learned, seen),
     }
 
 
-def budget(recipe: Recipe) -> str:
-    """In the words of the recipe."""
-    run = recipe.run
-    if run.minutes:
-        return f"{run.minutes:g} minutes"
-    return f"{run.steps} steps" if run.steps else f"{run.epochs:g} epochs"
+def classes(recipe: Recipe) -> int:
+    """As the recipe says; of a folder that nobody has looked into yet, ImageNet's 1000."""
+    said = getattr(recipe.method, "classes", None)
+    return int(said or (recipe.data.categories if recipe.data.source == "fractal" else 1000))
 
 
 def memory(recipe: Recipe, parameters: list[torch.nn.Parameter], learned: int, seen: int) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .pace import Pace
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ CONSOLE = Console(stderr=True)  # shared by log lines and progress bar, so that 
 class Reporter:
     """One for each run, on the first rank only; the others hold a silent one."""
 
-    def __init__(self, folder: RunFolder | None, total: float, tensorboard: bool):
-        self.total = total
+    def __init__(self, folder: RunFolder | None, pace: Pace, tensorboard: bool):
+        self.pace = pace
         self.file = (folder.path / "metrics.jsonl").open("a") if folder else None
         self.writer = summary_writer(folder.path / "tensorboard") if folder and tensorboard else None
         self.bar = progress_bar() if folder and sys.stderr.isatty() else None
-        self.task = self.bar.add_task("", total=total, line="") if self.bar else None
+        self.task = self.bar.add_task("", total=pace.planned, line="") if self.bar else None
 
     def step(self, position: float) -> None:
         if self.bar and self.task is not None:
@@ -45,9 +46,9 @@ class Reporter:
             return
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
-        line = told(values, self.total, remaining)
+        line = told(values, self.pace.steps, remaining)
         if self.bar and self.task is not None:
-            self.bar.update(self.task, line=brief(values, self.total, remaining))
+            self.bar.update(self.task, line=brief(values, self.pace.steps, remaining))
         log.log(logging.DEBUG if self.bar else logging.INFO, line)
         if self.writer:
             for name, value in values.items():
@@ -74,15 +75,24 @@ class Reporter:
                     part()
 
 
-def brief(values: dict[str, float], total: float, remaining: float) -> str:
+def counted(step: float, total: float | None) -> str:
+    """Where the clock is the budget, nobody knows how many steps there will be.
+
+    >>> counted(20, 1170), counted(20, None)
+    ('step 20/1170', 'step 20')
+    """
+    return f"step {step:.0f}" if total is None else f"step {step:.0f}/{total:.0f}"
+
+
+def brief(values: dict[str, float], total: float | None, remaining: float) -> str:
     """What fits beside a bar: step 1200/125000  loss 6.412  4213.0 images/s  eta 7:12:00"""
     return (
-        f"step {values['step']:.0f}/{total:.0f}  loss {values['loss']:.4f}  "
+        f"{counted(values['step'], total)}  loss {values['loss']:.4f}  "
         f"{values['images_per_second']:.1f} images/s  eta {timedelta(seconds=int(max(0, remaining)))}"
     )
 
 
-def told(values: dict[str, float], total: float, remaining: float) -> str:
+def told(values: dict[str, float], total: float | None, remaining: float) -> str:
     """step 1200/125000  epoch 3.8  loss 6.412 (contrast 6.0 detection 0.41)  lr 1.2e-04  4213 images/s ..."""
     known = {
         "step",
@@ -98,7 +108,7 @@ def told(values: dict[str, float], total: float, remaining: float) -> str:
     terms = " ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in known)
     waiting = 100 * values["data_ms"] / max(values["step_ms"], 1e-9)
     return (
-        f"step {values['step']:.0f}/{total:.0f}  epoch {values['epoch']:.2f}  loss {values['loss']:.4f} ({terms})  "
+        f"{counted(values['step'], total)}  epoch {values['epoch']:.2f}  loss {values['loss']:.4f} ({terms})  "
         f"lr {values['lr']:.2e}  {values['images_per_second']:.1f} images/s  data {waiting:.1f}%  "
         f"memory {values['peak_memory_bytes'] / 2**30:.2f} GiB  eta {timedelta(seconds=int(max(0, remaining)))}"
     )

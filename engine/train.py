@@ -20,7 +20,7 @@ from .divergence import explain, finite
 from .errors import Diverged, RecipeError, Stopped
 from .finish import finish
 from .measure import StepClock, environment, peak_memory
-from .pace import Pace
+from .pace import Pace, budget
 from .pictures import draw
 from .recipe import Recipe
 from .report import Reporter, log_file
@@ -179,7 +179,7 @@ def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
         elif first:
             folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
         announce(trainer, folder)
-        reporter = Reporter(folder if first else None, trainer.pace.planned, trainer.recipe.run.tensorboard)
+        reporter = Reporter(folder if first else None, trainer.pace, trainer.recipe.run.tensorboard)
         with folder.standing(first, trainer.pace), reporter.running():
             if first and not folder.resumed:
                 draw(trainer, folder.path / "samples", reporter)
@@ -204,9 +204,9 @@ def announce(trainer: Trainer, folder: RunFolder) -> None:
     log.info("%s", recipe.to_yaml().rstrip())
     log.info("run folder %s", folder.path)
     log.info(
-        "%s on %s, %s; %.1f M parameters learn; %d images, %d steps an epoch, %.0f steps",
+        "%s on %s, %s; %.1f M parameters learn; %d images, %d steps an epoch, %s",
         recipe.method.name, trainer.device, recipe.run.precision, learned / 1e6, len(trainer.source),
-        pace.steps_per_epoch, pace.planned,
+        pace.steps_per_epoch, f"{pace.steps:.0f} steps" if pace.steps else budget(recipe.run),
     )  # fmt: skip
     log.info(
         "batch %d = %d ranks x %d micro-batches x %d images; lr %.3g; negatives per anchor: %s",
