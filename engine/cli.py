@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import looking, results, training
+from .commands import fractal, looking, results, training
 from .errors import EngineError, RecipeError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings its own click, or takes the installed one
@@ -27,12 +27,14 @@ app = typer.Typer(
 app.command("run", context_settings={"ignore_unknown_options": True})(training.run)
 app.command("validate")(training.validate)
 app.command("eval")(results.evaluate)
+app.command("embed")(results.embed)
 app.command("export")(results.export)
 app.command("doctor")(looking.doctor)
 app.command("list")(looking.list_)
 app.command("show")(looking.show)
 app.command("copy")(looking.copy)
 app.command("check-data")(looking.check_data)
+app.add_typer(fractal.app, name="fractal")
 
 
 @app.callback(invoke_without_command=True)
@@ -70,7 +72,8 @@ def call(arguments: list[str]) -> int:
 
 def refuse_unknown(arguments: list[str]) -> None:
     """Name the nearest command."""
-    names = [command.name or "" for command in app.registered_commands]
+    names = [known.name or "" for known in app.registered_commands]
+    names += [group.name or "" for group in app.registered_groups]
     first = next((text for text in arguments if not text.startswith("-")), None)
     if first is not None and first not in names:
         near = get_close_matches(first, names, 1)

@@ -52,6 +52,25 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class Gather(torch.autograd.Function):
+    """The rows of all ranks; each rank's rows have the sum of the gradients that all ranks have for them."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        own = grad.new_empty(len(grad) // world(), *grad.shape[1:])
+        dist.reduce_scatter(own, [*grad.contiguous().chunk(world())])
+        return own
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """The rows of all ranks, in rank order, with the gradient flowing back to each: [B, ...] -> [world * B, ...]"""
+    return tensor if world() == 1 else Gather.apply(tensor)
+
+
 class Sum(torch.autograd.Function):
     """The sum over ranks; each rank's part of it has the sum of all ranks' gradients."""
 

@@ -198,8 +198,8 @@ def attention(torch: Any, rows: dict[str, Row]) -> Row:
     """As kernels/attention chooses."""
     others = {
         "FlashAttention 2": "when asked for: vitkiln.kernels.use('flash', 'attention')",
-        "FlashAttention 3": "not called: this version has no binding for it",
-        "FlashAttention 4": "not called: this version has no binding for it",
+        "FlashAttention 3": "when asked for: vitkiln.kernels.use('flash3', 'attention'), on compute capability 9.0",
+        "FlashAttention 4": "when asked for: vitkiln.kernels.use('flash4', 'attention'), on 9.0 and 10.0",
     }
     notes = [f"{name} {why}" for name, why in others.items() if rows[name].state == "ok"]
     if torch is None or not torch.cuda.is_available():

@@ -4,28 +4,49 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import methods
-from .data.source import Source
 from .evaluate import knn
 from .export import snippet, write
-from .methods.method import Method
-from .recipe import Recipe
 from .run_folder import RunFolder
+from .validation import accuracy, curve_point
+
+if TYPE_CHECKING:
+    from .train import Trainer
 
 log = logging.getLogger("vitkiln")
 
 
-def finish(method: Method, source: Source, recipe: Recipe, folder: RunFolder, device: torch.device, step: int) -> None:
+def finish(trainer: Trainer, folder: RunFolder) -> None:
     """Export, evaluate where there are labels, and mark the run as finished."""
-    exported = write(method.backbone(), folder.path / "export", recipe, step)
-    if recipe.run.knn and source.classes:
-        torch.manual_seed(recipe.run.seed)  # the encoder as it was before the first step
-        untrained = methods.find(recipe.method.name)(recipe.method, recipe.encoder).backbone()
-        result = knn.trained_and_untrained(method.backbone(), untrained, recipe, source, device)
-        (folder.path / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
-        log.info(knn.told(result))
+    recipe, step = trainer.recipe, trainer.pace.step
+    exported = write(trainer.method.backbone(), folder.path / "export", recipe, step)
+    report_accuracy(trainer, folder)
+    if recipe.run.knn and trainer.source.classes:
+        nearest_neighbours(trainer, folder)
     folder.status("finished", step=step)
     log.info("encoder %s; in timm:\n%s", exported, snippet(exported, recipe.encoder))
+
+
+def report_accuracy(trainer: Trainer, folder: RunFolder) -> None:
+    """Of the method's classifier, if it has one."""
+    found = accuracy(trainer)
+    if found is None:
+        return
+    (folder.path / "evaluation-top1.json").write_text(json.dumps(found, indent=1) + "\n")
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(curve_point(trainer.pace, found)) + "\n")
+    log.info("top-1: %.2f%% of %d images of val, %d classes", found["top1"], found["images"], found["classes"])
+
+
+def nearest_neighbours(trainer: Trainer, folder: RunFolder) -> None:
+    """Of the encoder, beside the one that it began as."""
+    recipe = trainer.recipe
+    torch.manual_seed(recipe.run.seed)
+    untrained = methods.find(recipe.method.name)(recipe.method, recipe.encoder).backbone()
+    result = knn.trained_and_untrained(trainer.method.backbone(), untrained, recipe, trainer.source, trainer.device)
+    (folder.path / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    log.info(knn.told(result))

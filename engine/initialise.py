@@ -1,4 +1,4 @@
-"""How encoders begin: the published initialisations."""
+"""How encoders and decoders begin: the published initialisations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 def initialise(vit: ViT) -> None:
     """Positions, tokens, linear layers and patch projection, as `settings.init` and `settings.position` say."""
     positions(vit)
-    nn.init.normal_(vit.cls_token, std=1e-6)
+    std = 0.02 if vit.settings.init == "mae" else 1e-6
+    nn.init.normal_(vit.cls_token, std=std)
     if vit.settings.registers:
-        nn.init.normal_(vit.reg_token, std=1e-6)
-    (mocov3 if vit.settings.init == "mocov3" else truncated_normal)(vit)
+        nn.init.normal_(vit.reg_token, std=std)
+    {"mocov3": mocov3, "mae": mae, "truncated_normal": truncated_normal}[vit.settings.init](vit)
 
 
 def positions(vit: ViT) -> None:
@@ -42,6 +43,20 @@ def mocov3(vit: ViT) -> None:
     bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
     nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
     vit.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
+
+
+def mae(vit: ViT) -> None:
+    """Xavier-uniform, query, key and value one matrix, the projection as one too, its bias at PyTorch's default."""
+    xavier(vit)
+    nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
+
+
+def xavier(module: nn.Module) -> None:
+    """Every linear layer Xavier-uniform, its bias 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 def truncated_normal(vit: ViT) -> None:

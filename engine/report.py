@@ -54,6 +54,16 @@ class Reporter:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, int(values["step"]))
 
+    def accuracy(self, values: dict[str, float]) -> None:
+        """A line of its own, of a classifier's accuracy on the second split."""
+        if self.file is None:
+            return
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        log.info("step %d  epoch %.2f  val top-1 %.2f%%", values["step"], values["epoch"], values["val_top1"])
+        if self.writer:
+            self.writer.add_scalar("val_top1", values["val_top1"], int(values["step"]))
+
     def picture(self, name: str, pixels: Tensor, step: int) -> None:
         """uint8 [H, W, 3], to TensorBoard."""
         if self.writer:

@@ -26,6 +26,7 @@ from .recipe import Recipe
 from .report import Reporter, log_file
 from .run_folder import RunFolder, choose
 from .signals import Signals
+from .validation import validate
 from .vocabulary import Batch, Losses
 
 log = logging.getLogger("vitkiln")
@@ -143,6 +144,7 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
                 report(trainer, reporter, clock, losses, rate)
             if saving:
                 clock.pause(save(trainer, folder, reporter))
+            clock.pause(validate(trainer, reporter))
             if stopping and not last:
                 raise Stopped(f"stopped at step {pace.step} and saved; the same command goes on from {folder.path}")
     finally:
@@ -164,7 +166,7 @@ def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
             train_in(trainer, folder, signals)
         if distributed.is_first():
             with log_file(folder.path / "train.log"):
-                finish(trainer.method, trainer.source, trainer.recipe, folder, device, trainer.pace.step)
+                finish(trainer, folder)
     return folder.path
 
 

@@ -24,12 +24,20 @@ if TYPE_CHECKING:  # the command validates recipes without waiting for torch
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How one crop of an image is made: where it is cut, and what happens to its colours, in this order."""
+    """How one crop of an image is made: where it is cut, and what happens to its colours, in this order.
+
+    RandAugment comes after both flips and before the colours.
+    """
 
     size: int = 224
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
+    retry: bool = True  # False: what does not fit is cut to the image's sides (MAE's linear probe)
+    padding: int = 0  # more than 0: a whole square, moved by at most so many pixels over black, in place of the above
     interpolation: str = "bilinear"  # or bicubic
+    randaugment: str | None = None  # such as rand-m9-mstd0.5-inc1
+    fill: tuple[int, int, int] = (124, 116, 104)  # what RandAugment shows beyond the picture
+    vertical_flip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     jitter_probability: float = 0.8
     gray: float = 0.2

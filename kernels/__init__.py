@@ -5,12 +5,14 @@ from ._shared.philox import uniform
 from .add_layer_norm import add_layer_norm
 from .attention import attention, class_attention
 from .augment_views import augment_views
-from .contrastive import info_nce
+from .contrastive import info_nce, nt_xent
 from .detection_loss import detection_loss
 from .linear_gelu import linear_gelu
 from .patch_embed import patch_embed
 from .patch_timm import patch_timm
+from .pixel_mse import normalized_pixel_mse
 from .place_tokens import place_tokens
+from .prototypes import prototype_cross_entropy, sinkhorn_center
 from .sample_tokens import sample_tokens
 
 __all__ = [
@@ -21,10 +23,14 @@ __all__ = [
     "detection_loss",
     "info_nce",
     "linear_gelu",
+    "normalized_pixel_mse",
+    "nt_xent",
     "patch_embed",
     "patch_timm",
     "place_tokens",
+    "prototype_cross_entropy",
     "sample_tokens",
+    "sinkhorn_center",
     "uniform",
     "use",
 ]

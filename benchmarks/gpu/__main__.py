@@ -18,15 +18,19 @@ from .run import Dead, run
 from .work import Place
 
 PARTS = {  # in this order, each with its share of the time; what one leaves goes to those after it
-    "ceilings": 40,
-    "attention": 130,
-    "layer_norm": 45,
-    "linear_gelu": 45,
-    "patch_embed": 45,
-    "sample_tokens": 25,
-    "place_tokens": 25,
-    "losses": 30,
-    "step": 200,
+    "ceilings": 35,
+    "attention": 110,
+    "step": 150,
+    "layer_norm": 30,
+    "linear_gelu": 35,
+    "patch_embed": 35,
+    "sample_tokens": 15,
+    "place_tokens": 15,
+    "losses": 20,
+    "ablation": 60,
+    "batches": 45,
+    "graph": 30,
+    "decode": 40,
 }
 
 
@@ -115,7 +119,8 @@ def shown(line: dict[str, Any]) -> str:
     if "error" in line:
         return f"{head} ERROR {line['error']}"
     limit = "" if line["roofline"] is None else f" {line['roofline']:6.1%} of the limit"
-    return f"{head} {line['median']:10.4f} ms [{line['p20']:.4f} {line['p80']:.4f}] n={line['n']}{limit}"
+    rate = f" {line['images_per_second']:,.0f} images/s" if "images_per_second" in line else ""
+    return f"{head} {line['median']:10.4f} ms [{line['p20']:.4f} {line['p80']:.4f}] n={line['n']}{limit}{rate}"
 
 
 def arguments() -> argparse.Namespace:

@@ -1,9 +1,11 @@
 """Attention of short sequences by everybody's kernels, packing of the projections included."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import attention as of_torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitkiln.kernels import attention
@@ -11,7 +13,9 @@ from vitkiln.kernels.attention import backends
 
 from .work import Place, Provider, Work, plain
 
-LENGTHS = [50, 197, 37, 98]  # the student and the teacher first: time may run out
+LENGTHS = [50, 197, 98, 37]  # the student and the teacher first: time may run out
+FLASHES = {"flash": "flash-attn", "flash3": "flash-attn 3", "flash4": "flash-attn 4"}  # by those who make them
+ACTIVATED = {"FA3": "flash3", "FA4": "flash4"}  # the same, behind an operator of PyTorch's
 
 
 def works(place: Place) -> Iterator[Work]:
@@ -46,18 +50,33 @@ def theirs(place: Place, heads: int) -> dict[str, Provider]:
     found = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
     if place.device.type == "cuda":
         found |= {"cudnn": SDPBackend.CUDNN_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
-    providers = {f"torch {name}": plain(by(backend, heads)) for name, backend in found.items()}
-    if place.device.type == "cuda" and backends.flash_installed():
-        providers["flash-attn"] = plain(lambda qkv: backends.of_flash(qkv, heads))
+    providers = {f"torch {name}": by(backend, heads) for name, backend in found.items()}
+    if place.device.type == "cuda":
+        usable = [name for name in FLASHES if not backends.obstacle(name, "cuda", place.dtype)]
+        providers |= {FLASHES[name]: plain(partial(backends.BACKENDS[name], num_heads=heads)) for name in usable}
+        offered = [name for name in offers() if ACTIVATED.get(name) in usable]
+        providers |= {f"torch flash as {name}": by(SDPBackend.FLASH_ATTENTION, heads, name) for name in offered}
     return providers
 
 
-def by(backend: SDPBackend, heads: int) -> Callable[[Tensor], Tensor]:
-    """One kernel of PyTorch's, from packed projections and back."""
+def offers() -> list[str]:
+    """The generations of FlashAttention that this PyTorch can put behind its own operator."""
+    return of_torch.list_flash_attention_impls() if hasattr(of_torch, "list_flash_attention_impls") else []
+
+
+def by(backend: SDPBackend, heads: int, generation: str | None = None) -> Provider:
+    """One kernel of PyTorch's, from packed projections and back; which one flash is holds for the process."""
 
     def attend(qkv: Tensor) -> Tensor:
         query, key, value = qkv.unflatten(-1, (3, heads, 64)).permute(2, 0, 3, 1, 4).unbind(0)
         with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
-    return attend
+    def made() -> Callable[[Tensor], Tensor]:
+        if generation is not None:
+            of_torch.activate_flash_attention_impl(generation)
+        elif offers() and of_torch.current_flash_attention_impl():
+            of_torch.restore_flash_attention_impl()
+        return attend
+
+    return made

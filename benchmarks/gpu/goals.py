@@ -27,6 +27,21 @@ class Goal:
         """Measured over goal, or goal over measured where less is better."""
         return self.value / found if self.at_most else found / self.value
 
+    def over_compiled(self, lines: Lines) -> float | None:
+        """The least speed-up over what torch.compile makes of it, or over PyTorch's own kernels that it calls."""
+        return speedup(lines, others=COMPILED, **self.about()) if self.about() else None
+
+    def of_limit(self, lines: Lines) -> float | None:
+        """The least share of the roofline, in percent."""
+        return share(lines, **self.about()) if self.about() else None
+
+    def about(self) -> dict[str, Any]:
+        """Which measurements the goal speaks of."""
+        if not isinstance(self.measured, partial):
+            return {}
+        named = {key: value for key, value in self.measured.keywords.items() if key != "others"}
+        return {"name": "dilemma step", **named}
+
 
 def newest(lines: Lines) -> Lines:
     """The last line of each measurement that did not fail."""
@@ -85,8 +100,10 @@ def step_speedup(lines: Lines, **shape: int) -> float | None:
     return min(ratios, default=None)
 
 
+COMPILED = ("compiled", "compiled plain blocks", "torch flash", "torch cudnn", "torch efficient")
 FLASH = ("torch flash", "flash-attn")
-OTHERS = (*FLASH, "torch cudnn", "torch efficient", "torch math")
+NEWER = tuple(f"{by}{n}" for by in ("flash-attn ", "torch flash as FA") for n in (3, 4))
+OTHERS = (*FLASH, *NEWER, "torch cudnn", "torch efficient", "torch math")
 LOSS = {"N": 8192, "M": 65_536}
 GOALS = [
     Goal("attention, 50 tokens", "at least 75 % of the roofline", 75, "%", partial(share, name="attention", N=50)),

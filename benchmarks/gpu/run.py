@@ -82,7 +82,8 @@ def figures(timing: Timing, work: Work) -> dict[str, Any]:
     """Milliseconds, and what was done in them."""
     times = {name: round(getattr(timing, name), 5) for name in ("median", "p20", "p80")}
     counts = {"n": timing.n, "warmup": timing.warmup, "host_ms": round(timing.host, 4)}
-    return {"unit": "ms", **times, **counts, "bytes": work.moved, "flops": work.flops}
+    rate = {"images_per_second": round(1e3 * work.images / timing.median, 1)} if work.images else {}
+    return {"unit": "ms", **times, **counts, **rate, "bytes": work.moved, "flops": work.flops}
 
 
 def rotating(work: Work, place: Place) -> Sets:

@@ -31,7 +31,7 @@ def works(place: Place) -> Iterator[Work]:
 
 def work(place: Place, encoder: Encoder, batch: int) -> Work:
     """The loss of the first step is what providers must agree on; operations as in `flops`."""
-    settings = dilemma.Settings(keep=0.25, **({"hidden": 32, "output": 16} if place.tiny else {}))
+    settings = settings_of(place)
     width, depth, _ = encoder.shape
 
     def inputs() -> tuple[Tensor, ...]:
@@ -55,7 +55,13 @@ def work(place: Place, encoder: Encoder, batch: int) -> Work:
         flops=batch * flops(encoder, settings),
         enqueued=False,
         fewest=10,
+        images=batch,
     )
+
+
+def settings_of(place: Place) -> dilemma.Settings:
+    """A quarter of the patches kept."""
+    return dilemma.Settings(keep=0.25, **({"hidden": 32, "output": 16} if place.tiny else {}))
 
 
 def plain_blocks() -> ExitStack:

@@ -50,6 +50,7 @@ class Work:
     incomparable: tuple[str, ...] = ()  # providers that compute something else, to compare times with
     enqueued: bool = True  # launches are sent ahead, so that the device alone is timed
     fewest: int = 20  # repetitions
+    images: int = 0  # that one call handles
 
     def call(self, function: Callable[..., Any], given: tuple[Any, ...]) -> list[Tensor]:
         """Results, then, where the mode says so, the gradients of every input that requires one."""

@@ -46,10 +46,11 @@ class Usage:
 
 
 def specimens() -> list[Specimen]:
-    """Those of every room that has a kernel."""
+    """Those of every room that has a kernel, which lists them, or has a file for them."""
     rooms = [module.name for module in pkgutil.iter_modules(vitkiln.kernels.__path__, "vitkiln.kernels.")]
-    kernels = [f"{room}.kernel" for room in rooms if importlib.util.find_spec(f"{room}.kernel")]
-    return [specimen for name in kernels for specimen in importlib.import_module(name).specimens()]
+    places = [[f"{room}.{file}" for file in ("specimens", "kernel")] for room in rooms]
+    found = [next(filter(importlib.util.find_spec, each), None) for each in places]
+    return [specimen for name in found if name for specimen in importlib.import_module(name).specimens()]
 
 
 def measure(specimen: Specimen, arch: int) -> Usage:

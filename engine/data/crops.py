@@ -11,11 +11,11 @@ from torch import Tensor
 from vitkiln.kernels.augment_views import layout
 
 from ..vocabulary import View
-from .draw import colours, crop_box, generator, uniforms
+from .draw import UNIFORMS, colours, crop_box, flips, generator, padded_corner, uniforms
+from .randaugment import FILTERS, RandAugment
 from .source import BadImage, Source
 
 ATTEMPTS = 32  # images tried in the place of a broken one
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class Task(NamedTuple):
@@ -36,10 +36,11 @@ class Crops(NamedTuple):
 
 
 class Cutter:
-    """Task -> Crops, a function of (seed, epoch, sample id) for each image."""
+    """Task -> Crops, a function of (seed, epoch, sample id) for each image, which is number id modulo their count."""
 
     def __init__(self, source: Source, views: tuple[View, ...], seed: int):
         self.source, self.views, self.seed = source, views, seed
+        self.augment = [None if view.randaugment is None else RandAugment(view) for view in views]
 
     def __call__(self, task: Task) -> Crops:
         count = len(task.ids)
@@ -52,15 +53,15 @@ class Cutter:
             if found is None:
                 return Crops((), (), labels[:0], tuple(bad), False)
             image, labels[place] = found
-            for number, view in enumerate(self.views):
-                numbers = uniforms(self.seed, task.epoch, number, sample)
-                pixels[number][place] = cut(image, crop_box(numbers, *image.size, view), view)
+            for number, (view, augment) in enumerate(zip(self.views, self.augment, strict=True)):
+                numbers = uniforms(self.seed, task.epoch, number, sample, augment.numbers if augment else 0)
+                pixels[number][place] = made(image, numbers, view, augment)
                 rows[number][place] = colours(numbers, view)
         return Crops(tuple(map(torch.from_numpy, pixels)), tuple(rows), labels, tuple(bad), True)
 
     def find(self, epoch: int, sample: int, bad: list[tuple[str, str]]) -> tuple[Image.Image, int] | None:
         """The image and its label, or those of one drawn in its place; the broken ones are added to `bad`."""
-        index = sample
+        index = sample % len(self.source)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self.source.image(index), self.source.label(index)
@@ -68,6 +69,33 @@ class Cutter:
                 bad.append((error.path, error.reason))
             index = int(generator(self.seed, epoch, 0, sample, attempt).integers(len(self.source)))
         return None
+
+
+def made(image: Image.Image, numbers: list[float], view: View, augment: RandAugment | None) -> NDArray[np.uint8]:
+    """A crop up to its colours: [size, size, 3]. RandAugment sees it flipped, as its shears have a side."""
+    square = padded(image, numbers, view) if view.padding else cut(image, crop_box(numbers, *image.size, view), view)
+    mirrored, upside_down = flips(numbers, view)
+    square = square[::-1] if upside_down else square
+    if augment is None:
+        return square
+    square = square[:, ::-1] if mirrored else square
+    return np.asarray(augment(Image.fromarray(np.ascontiguousarray(square)), numbers[UNIFORMS:]))
+
+
+def padded(image: Image.Image, numbers: list[float], view: View) -> NDArray[np.uint8]:
+    """A square of the image whose short side has the view's size, moved by at most `padding` pixels over black."""
+    size, short = view.size, min(image.size)
+    width, height = (max(size, round(size * side / short)) for side in image.size)
+    left, top = padded_corner(numbers, width, height, view)
+    x = slice(max(0, -left), min(size, width - left))  # of the square, where there is image
+    y = slice(max(0, -top), min(size, height - top))
+    canvas = np.zeros((size, size, 3), np.uint8)
+    across, down = image.width / width, image.height / height
+    box = ((left + x.start) * across, (top + y.start) * down, (left + x.stop) * across, (top + y.stop) * down)
+    box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+    part = image.resize((x.stop - x.start, y.stop - y.start), FILTERS[view.interpolation], box=box)
+    canvas[y, x] = np.asarray(part)
+    return canvas
 
 
 def cut(image: Image.Image, box: tuple[float, float, float, float], view: View) -> NDArray[np.uint8]:

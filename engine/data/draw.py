@@ -21,26 +21,45 @@ def generator(seed: int, epoch: int, view: int, sample: int, attempt: int = 0) -
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, attempt, view, sample], np.uint64)))
 
 
-def uniforms(seed: int, epoch: int, view: int, sample: int) -> list[float]:
-    """All the random numbers of one crop, in [0, 1)."""
-    return generator(seed, epoch, view, sample).random(UNIFORMS).tolist()
+def uniforms(seed: int, epoch: int, view: int, sample: int, more: int = 0) -> list[float]:
+    """All the random numbers of one crop, in [0, 1), and so many more."""
+    return generator(seed, epoch, view, sample).random(UNIFORMS + more).tolist()
 
 
 def crop_box(numbers: list[float], width: int, height: int, view: View) -> Box:
     """A box of random area and, on a logarithmic scale, random aspect that fits; else the largest central one.
 
-    Ten tries, as torchvision's RandomResizedCrop makes them; `numbers` are at least 40 uniform ones.
+    Ten tries, as torchvision's RandomResizedCrop makes them; `numbers` are at least 40 uniform ones. Without
+    `view.retry` the first try is cut to the image's sides, as MAE's linear probe has it.
     """
-    (smallest, largest), (narrow, wide) = view.scale, (math.log(ratio) for ratio in view.ratio)
     for i in range(TRIES):
         share, shape, x, y = numbers[4 * i : 4 * i + 4]
-        area = (smallest + share * (largest - smallest)) * width * height
-        aspect = math.exp(narrow + shape * (wide - narrow))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        w, h = _sides(share, shape, width * height, view)
+        if not view.retry:
+            w, h = min(max(w, 1), width), min(max(h, 1), height)
         if 0 < w <= width and 0 < h <= height:
             left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
             return left, top, left + w, top + h
     return _central_box(width, height, view.ratio)
+
+
+def _sides(share: float, shape: float, pixels: int, view: View) -> tuple[int, int]:
+    area = _between(*view.scale, share) * pixels
+    narrow, wide = (math.log(ratio) for ratio in view.ratio)
+    aspect = math.exp(_between(narrow, wide, shape))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def padded_corner(numbers: list[float], width: int, height: int, view: View) -> tuple[int, int]:
+    """Left and top of a square of the view's size in an image of this width and height with padding around it."""
+    lefts, tops = (side - view.size + 2 * view.padding + 1 for side in (width, height))
+    return int(numbers[0] * lefts) - view.padding, int(numbers[1] * tops) - view.padding
+
+
+def flips(numbers: list[float], view: View) -> tuple[bool, bool]:
+    """Whether a crop is mirrored left to right, and whether upside down."""
+    u = numbers[4 * TRIES :]
+    return u[0] < view.flip, u[14] < view.vertical_flip
 
 
 def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
@@ -51,10 +70,13 @@ def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
 
 
 def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
-    """What `augment_views` is to do to a crop, one row of its parameters; `numbers` are those of the crop box."""
+    """What `augment_views` is to do to a crop, one row of its parameters; `numbers` are those of the crop box.
+
+    It mirrors the crop, unless RandAugment has to see it mirrored already.
+    """
     u = numbers[4 * TRIES :]
     row = IDENTITY.copy()
-    row[layout.FLIP] = u[0] < view.flip
+    row[layout.FLIP] = view.randaugment is None and flips(numbers, view)[0]
     if u[1] < view.jitter_probability:
         *strengths, hue = view.jitter
         row[layout.JITTER] = 1

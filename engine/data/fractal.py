@@ -1,42 +1,54 @@
 """Pictures of formulas, drawn while training: no file, no download, and the label is the formula."""
 
+from __future__ import annotations
+
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..settings import Data
-from .ifs import Array, System, cells, fill, finite, orbits, search, stream, weight_rows
+from ..settings import Section
+from ..settings.formulas import Formulas
+from .contour import atom, picture, rcdb
+from .fractal_categories import formulas
+from .fractal_instances import Instances
+from .ifs import SPLITS, stream
 from .source import Split
 
-WEIGHTS = weight_rows()
-IDENTITY = 2  # the row that leaves a formula as it was accepted
-PROBE = 512, 16  # steps and orbits: a slow divergence that a picture's short orbits would not show
-BLANK = 0.02  # of a small canvas: a formula that lights less shows nearly nothing
-STEPS = 32  # points of each of a picture's orbits
-PAD = 6
-LIT = 127
-BITS = np.arange(8, -1, -1)
+CATEGORIES = 1  # the seed of the categories, whatever the run's: FractalDB's own
+PICTURES = 2  # a part of the counter apart from the categories'
+
+
+class Artist(Protocol):
+    """Draws instance `instance` of a category: uint8 [size, size], or [size, size, 3]; BadImage where it cannot."""
+
+    replaced: int  # pictures for which another variation was drawn, in this process
+
+    def draw(self, category: int, instance: int) -> NDArray[np.uint8]: ...
+
+    def told(self) -> str | None:
+        """What a run should know of the pictures drawn so far, in one line."""
+        ...
 
 
 class Fractals:
     """`categories` formulas with `instances` pictures each; picture i belongs to category i // instances.
 
-    An instance is a row of weights on the formula's parameters, random points, a random 3 x 3 patch at each of them,
-    of which the later hide the earlier, and a flip (FractalDB; Kataoka et al., arXiv:2101.08515): grey 0 or 127 on
-    black. Everything is a function of (seed, index). Split "val" holds a quarter as many other instances.
+    Points and patches: see Instances; contours: contour.py. Everything is a function of (seed, index), the categories
+    of their number alone. Split "val" holds a quarter as many other instances, whose variations are not seen in
+    training.
     """
 
-    def __init__(self, data: Data, seed: int, split: Split = "train"):
-        self.seed, self.size = seed, data.fractal_size
-        self.first, self.instances = 0, data.instances
-        if split == "val":
-            self.first, self.instances = data.instances, max(1, data.instances // 4)
+    def __init__(self, section: Section, seed: int, split: Split = "train"):
+        data = Formulas.of(section)
+        self.instances = data.instances if split == "train" else max(1, data.instances // 4)
         self.classes: tuple[str, ...] | None = tuple(f"{category:05d}" for category in range(data.categories))
-        self.points = data.fractal_points
-        self.known: dict[int, tuple[System, list[int]]] = {}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "known": {}}
+        self.first = 0 if split == "train" else data.instances
+        self.size = data.fractal_size
+        self.artist: Artist = (
+            Contours(data, seed, split) if data.contours else Instances(data, formulas(data), seed, split)
+        )
 
     def __len__(self) -> int:
         return len(self.classes or ()) * self.instances
@@ -45,56 +57,28 @@ class Fractals:
         return index // self.instances
 
     def name(self, index: int) -> str:
-        return f"fractal {self.label(index)}/{self.instance(index)}"
-
-    def instance(self, index: int) -> int:
-        return self.first + index % self.instances
+        return f"fractal {self.label(index)}/{self.first + index % self.instances}"
 
     def image(self, index: int) -> Image.Image:
-        category, instance = self.label(index), self.instance(index)
-        system, rows = self.formula(category)
-        numbers = stream(self.seed, category, 0, 0, instance)
-        row = instance % len(WEIGHTS)
-        if row not in rows:
-            row = rows[numbers.integers(len(rows))]
-        picture = self.draw(system, WEIGHTS[row], numbers)
-        return Image.fromarray(flipped(picture, instance // len(WEIGHTS) % 4)).convert("RGB")
+        return Image.fromarray(self.pixels(index)).convert("RGB")
 
-    def formula(self, category: int) -> tuple[System, list[int]]:
-        """A category's maps, and the rows of weights with which they neither diverge nor draw almost nothing."""
-        if category not in self.known:
-            system = search(self.seed, category)
-            self.known[category] = system, _usable(system, stream(self.seed, category, 0, 1, 0))
-        return self.known[category]
-
-    def draw(self, system: System, weights: Array, numbers: np.random.Generator) -> NDArray[np.uint8]:
-        """The weights change the maps, not how often each is chosen."""
-        chosen = system.choices(numbers, STEPS, -(-self.points // STEPS))
-        points = orbits(system.maps * weights, chosen).reshape(2, -1)[:, : self.points]
-        masks = numbers.integers(1, 512, self.points)
-        return patches(cells(points, self.size, PAD), masks, self.size)
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [size, size], or [size, size, 3] in colour."""
+        return self.artist.draw(self.label(index), index % self.instances)
 
 
-def _usable(system: System, numbers: np.random.Generator) -> list[int]:
-    points = orbits(system.maps * WEIGHTS[:, None], system.choices(numbers, *PROBE))  # [2, T, rows, orbits]
-    shown = (points[:, :, row] for row in range(len(WEIGHTS)))
-    return [row for row, seen in enumerate(shown) if finite(seen) and fill(seen) >= BLANK] or [IDENTITY]
+class Contours:
+    """Rings of polygons, each picture of a category with random numbers of its own."""
 
+    replaced = 0
 
-def patches(places: NDArray[np.int64], masks: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-    """Write each point's 3 x 3 bits, the highest first, with their corner one right of and below it; later ones win.
+    def __init__(self, data: Formulas, seed: int, split: Split):
+        self.make = rcdb if data.style == "contour_rcdb" else atom
+        self.size, self.seed, self.split = data.fractal_size, seed, SPLITS.index(split)
 
-    places int64 [2, N], column and row; masks int64 [N] of nine bits -> uint8 [size, size], its rows from the bottom up
-    """
-    near = np.arange(1, 4)
-    offsets = (near[:, None] * size + near).ravel()
-    where = (places[1] * size + places[0])[:, None] + offsets  # [N, 9]
-    canvas = np.zeros(size * size, np.uint8)
-    canvas[where] = (masks[:, None] >> BITS & 1) * LIT  # of equal indices numpy keeps the last
-    return canvas.reshape(size, size)[::-1]
+    def draw(self, category: int, instance: int) -> NDArray[np.uint8]:
+        contour = self.make(stream(CATEGORIES, category, 0, 0))
+        return picture(contour, stream(self.seed, category, PICTURES + self.split, instance), self.size)
 
-
-def flipped(picture: NDArray[np.uint8], flip: int) -> NDArray[np.uint8]:
-    """0 as it is, 1 upside down, 2 mirrored, 3 both."""
-    rows = slice(None, None, -1 if flip & 1 else 1)
-    return np.ascontiguousarray(picture[rows, :: -1 if flip & 2 else 1])
+    def told(self) -> None:
+        return None

@@ -26,6 +26,7 @@ class Loader:
     """Batches without end, from step `step` on; the same for any number of workers, ranks and restarts.
 
     `batch_size` counts the images of one step over all ranks and micro-batches; each step is `accumulate` batches.
+    With `repeats` it holds as many crops of an image, each a sample with an id of its own.
     Broken images are replaced, logged once and kept in `bad`. DataError where more than `max_bad` of the images are
     broken, where a worker dies, and where the source does not fill one step; ValueError where batch_size does not
     divide by accumulate * world.
@@ -37,6 +38,7 @@ class Loader:
         views: tuple[View, ...],
         *,
         batch_size: int,
+        repeats: int = 1,
         accumulate: int = 1,
         seed: int,
         step: int = 0,
@@ -46,7 +48,9 @@ class Loader:
         device: torch.device,
         max_bad: float,
     ):
-        self.order = Order(len(source), batch_size, seed=seed, accumulate=accumulate, rank=rank, world=world)
+        self.order = Order(
+            len(source), batch_size, seed=seed, repeats=repeats, accumulate=accumulate, rank=rank, world=world
+        )
         self.steps_per_epoch = self.order.steps_per_epoch
         self.cutter = Cutter(source, views, seed)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad

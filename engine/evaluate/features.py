@@ -1,26 +1,93 @@
-"""Features of still images: the class token after the last norm, dense tokens, right places, full precision."""
+"""What an encoder says of still images, on the CPU: of its tokens which, read once, in full precision."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
 from ..data.source import Source
-from ..data.still import stills
-from ..vit import ViT
+from ..data.still import subset
+from ..errors import RecipeError
+from ..vit import EVERYTHING, ViT
+from .images import Still, pictures
+from .subject import Advance, Options
+
+KINDS = ("class", "mean", "class+mean", "last-4")  # and last-N for any number of blocks
+
+
+def checked(kind: str, encoder: ViT) -> str:
+    """A kind of features that this encoder has; RecipeError, naming the nearest."""
+    blocks = re.fullmatch(r"last-([1-9]\d*)", kind)
+    if kind in KINDS[:3] or (blocks and int(blocks[1]) <= len(encoder.blocks)):
+        return kind
+    if blocks:
+        raise RecipeError(f"--features {kind}: the encoder has {len(encoder.blocks)} blocks")
+    near = get_close_matches(kind, KINDS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(KINDS[:3])}, last-N"
+    raise RecipeError(f"--features {kind}: unknown; {hint}")
 
 
 @torch.inference_mode()
-def features(
-    encoder: ViT, source: Source, *, batch_size: int, workers: int, limit: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Class tokens [N, D] and labels [N] of at most `limit` images, on the CPU, in the encoder's own precision."""
-    was_training = encoder.training
+def tokens(encoder: ViT, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+    """Each kind of features of uint8 images [B, H, W, 3], from one pass.
+
+    class: the class token after the last norm, [B, D]. mean: the mean of the patch tokens after it, [B, D].
+    class+mean: both side by side, [B, 2 D]. last-N: the class tokens of the last N blocks, the first of them first,
+    each through the last norm, [B, N D].
+    """
+    if kinds == ("class",):
+        return {"class": encoder.class_token(images)}
+    x, y = encoder.enter(images, EVERYTHING)
+    classes: list[Tensor] = []
+    for block, after, part in encoder.steps(None):
+        x, y = block(x, y, after, part)
+        classes.append(x[:, 0])
+    seen = {"class": y[:, 0], "mean": y[:, encoder.prefix :].mean(1)}
+    seen["class+mean"] = torch.cat([seen["class"], seen["mean"]], 1)
+    for kind in set(kinds) - set(seen):
+        last = classes[-int(kind.removeprefix("last-")) :]
+        seen[kind] = torch.cat([encoder.norm(token) for token in last], 1)
+    return {kind: seen[kind] for kind in kinds}
+
+
+def rows_of(
+    encoder: ViT, images: Iterable[tuple[Tensor, Tensor]], kinds: tuple[str, ...], advance: Advance
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Features of each batch of (pixels, numbers), on the CPU, and the numbers."""
+    was_training, device = encoder.training, encoder.cls_token.device
     encoder.eval()
-    rows, labels = [], []
-    images = stills(source, encoder.settings.image_size, batch_size=batch_size, workers=workers, limit=limit, seed=0)
-    for pixels, targets in images:
-        rows.append(encoder.class_token(pixels.to(device)).float().cpu())
-        labels.append(targets)
-    encoder.train(was_training)
-    return torch.cat(rows), torch.cat(labels)
+    try:
+        for pixels, numbers in images:
+            found = tokens(encoder, pixels.to(device), kinds)
+            yield {kind: rows.float().cpu() for kind, rows in found.items()}, numbers
+            advance(len(numbers))
+    finally:
+        encoder.train(was_training)
+
+
+def gathered(
+    batches: Iterable[tuple[dict[str, Tensor], Tensor]], half: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    """All of them: rows [N, D] of each kind, in half precision if asked for, and the images' numbers [N]."""
+    parts: dict[str, list[Tensor]] = {}
+    numbers = []
+    for found, which in batches:
+        for kind, rows in found.items():
+            parts.setdefault(kind, []).append(rows.half() if half else rows)
+        numbers.append(which)
+    return {kind: torch.cat(rows) for kind, rows in parts.items()}, torch.cat(numbers)
+
+
+def several(
+    encoder: ViT, source: Source, kinds: tuple[str, ...], options: Options, advance: Advance = lambda count: None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Features [N, D] of each kind, on the CPU, and the numbers [N] of the images, which are at most
+    `options.limit`, one from each of so many equal stretches of the source. The encoder runs where it is."""
+    chosen = subset(len(source), options.limit, 0)
+    still = Still(encoder.settings.image_size)
+    images = pictures(source, still, chosen, batch_size=options.batch_size, workers=options.workers)
+    return gathered(rows_of(encoder, images, kinds, advance))

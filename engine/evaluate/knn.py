@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..data.source import Source, open_source
 from ..device import pick_device
-from ..errors import DataError, RecipeError
-from ..export import open_encoder
 from ..recipe import Recipe
 from ..vit import ViT
-from .features import features
+from .features import checked, several
+from .images import images_of, labels_of
+from .subject import Advance, Options, labelled, open_method
 
 NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -40,20 +40,36 @@ def predict(bank: Tensor, labels: Tensor, queries: Tensor, k: int, classes: int,
     return torch.cat(best)
 
 
-def accuracies(encoder: ViT, train: Source, val: Source | None, **reading: Any) -> dict[str, Any]:
-    """Top-1 in percent for each k. Without a second split, every tenth training image is held out."""
-    bank, labels = features(encoder, train, **reading)
+def accuracies(
+    encoder: ViT,
+    train: Source,
+    val: Source | None,
+    options: Options,
+    kinds: tuple[str, ...] = ("class",),
+    advance: Advance = lambda count: None,
+) -> dict[str, Any]:
+    """Top-1 in percent for each k, by the first kind of features as `top1`, by each other one as `top1_KIND`.
+
+    Without a second split, every tenth training image is held out.
+    """
+    banks, numbers = several(encoder, train, kinds, options, advance)
+    labels = labels_of(train, numbers)
     if val is None:
         held = torch.arange(len(labels)) % 10 == 9
-        queries, truth, bank, labels = bank[held], labels[held], bank[~held], labels[~held]
+        queries, truth = {kind: bank[held] for kind, bank in banks.items()}, labels[held]
+        banks, labels = {kind: bank[~held] for kind, bank in banks.items()}, labels[~held]
     else:
-        queries, truth = features(encoder, val, **reading)
+        queries, numbers = several(encoder, val, kinds, options, advance)
+        truth = labels_of(val, numbers)
     classes = len(train.classes or ())
-    usable = [k for k in NEIGHBOURS if k <= len(bank)] or [len(bank)]
-    right = {k: predict(bank, labels, queries, k, classes) == truth for k in usable}
-    top = {f"k{k}": round(100 * hit.float().mean().item(), 2) for k, hit in right.items()}
+    usable = [k for k in NEIGHBOURS if k <= len(labels)] or [len(labels)]
+    tops = {}
+    for kind, bank in banks.items():
+        right = {k: predict(bank, labels, queries[kind], k, classes) == truth for k in usable}
+        top = {f"k{k}": round(100 * hit.float().mean().item(), 2) for k, hit in right.items()}
+        tops["top1" if kind == kinds[0] else f"top1_{kind}"] = top
     split = "a held-out tenth" if val is None else "val"
-    return {"top1": top, "images": len(labels), "queries": len(truth), "classes": classes, "split": split}
+    return {**tops, "images": len(labels), "queries": len(truth), "classes": classes, "split": split}
 
 
 def headline(top: dict[str, float]) -> float:
@@ -65,15 +81,10 @@ def trained_and_untrained(
     trained: ViT, untrained: ViT, recipe: Recipe, source: Source, device: torch.device
 ) -> dict[str, Any]:
     """The same measurement for an encoder and for the one that it began as."""
-    reading = {
-        "batch_size": 128,
-        "workers": recipe.data.workers,
-        "limit": recipe.run.knn_images,
-        "device": device,
-    }
+    options = Options(workers=recipe.data.workers, limit=recipe.run.knn_images)
     val = open_source(recipe.data, recipe.run.seed, "val")
-    after = accuracies(trained, source, val, **reading)
-    before = accuracies(untrained.to(device), source, val, **reading)
+    after = accuracies(trained.to(device), source, val, options)
+    before = accuracies(untrained.to(device), source, val, options)
     return {**after, "untrained_top1": before["top1"]}
 
 
@@ -86,24 +97,12 @@ def told(result: dict[str, Any]) -> str:
     )
 
 
-def evaluate(
-    checkpoint: Path, data: Path | None, *, batch_size: int, workers: int, device: str, limit: int | None
-) -> dict[str, Any]:
+def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str, Any]:
     """kNN of a checkpoint on a folder with train/ and val/, or on the data it was trained on."""
-    recipe, step, encoder = open_encoder(checkpoint)
-    where = (
-        recipe.data
-        if data is None
-        else recipe.data.model_copy(update={"source": "folder", "root": str(data), "val": None})
-    )
-    source = open_source(where, recipe.run.seed)
-    if source is None or source.classes is None:
-        raise DataError(f"--data {data}: no classes here; kNN needs a folder for each class")
-    val = open_source(where, recipe.run.seed, "val")
-    if val is not None and val.classes != source.classes:
-        raise RecipeError(f"--data {data}: the classes of train and val differ")
-    place = pick_device(device)
-    result = accuracies(
-        encoder.to(place), source, val, batch_size=batch_size, workers=workers, limit=limit, device=place
-    )
-    return {"protocol": "knn", "checkpoint": str(checkpoint), "step": step, **result}
+    subject = open_method(checkpoint)
+    train, val = labelled(subject.recipe, data, "knn")
+    encoder = subject.method.backbone()
+    kinds = (checked(options.features, encoder),) if options.features else subject.kinds
+    with options.progress("images", images_of(options.limit, train, val)) as advance:
+        result = accuracies(encoder.to(pick_device(options.device)), train, val, options, kinds, advance)
+    return {"protocol": "knn", "checkpoint": str(checkpoint), "step": subject.step, "features": kinds[0], **result}

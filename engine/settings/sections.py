@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from .formulas import Formulas
 from .strict import (
     Count,
     Decays,
@@ -117,7 +118,7 @@ class Labelled(MethodSettings):
         return self.model_copy(update={"classes": self.classes or classes})
 
 
-class Data(Section):
+class Reading(Section):
     """Where the images come from. `batch_size` counts images of one step over all ranks."""
 
     source: Literal["folder", "fractal"] = "folder"
@@ -128,10 +129,10 @@ class Data(Section):
     loader: Literal["auto", "pillow"] = "auto"
     repeats: Count = 1  # repeated augmentation (Hoffer et al., arXiv:1901.09335): crops of an image in one batch
     max_bad: Share = 0.1  # the run stops when more than this share of the images cannot be read
-    categories: Count = 32  # fractal: how many formulas
-    instances: Count = 64  # fractal: images drawn from each
-    fractal_size: Annotated[int, Field(ge=16)] = 96  # fractal: pixels along a side
-    fractal_points: Annotated[int, Field(ge=100)] = 20_000
+
+
+class Data(Formulas, Reading):
+    """Images, and what is said of those that formulas draw."""
 
 
 class Optim(Section):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-IMPLEMENTATIONS = ("reference", "torch", "triton", "cudnn", "flash")
+IMPLEMENTATIONS = ("reference", "torch", "triton", "cudnn", "flash", "flash3", "flash4")
 log = logging.getLogger(__name__)
 _forced: ContextVar[MappingProxyType[str, str]] = ContextVar("forced", default=MappingProxyType({}))
 
@@ -27,11 +27,11 @@ def use(implementation: str, *operators: str) -> Iterator[None]:
 
     `reference` is plain PyTorch under autograd, the meaning of the operator; `torch` the same with a backward
     pass written by hand, what a CPU runs; `triton` the fused kernel. `attention` has kernels of others too:
-    PyTorch's own behind `torch`, those of `cudnn` alone, and `flash`, FlashAttention 2. An operator that has
-    not got what is asked for, or cannot use it for its arguments, takes the next best and logs the reason
-    once. Operators are named by their room. The wish belongs to this thread or task; a backward pass does
-    what its forward pass did, and compiled code what was asked for while it was traced. ValueError for a name
-    that does not exist.
+    PyTorch's own behind `torch`, those of `cudnn` alone, and `flash`, `flash3` and `flash4`, FlashAttention 2,
+    3 and 4 where they are installed. An operator that has not got what is asked for, or cannot use it for its
+    arguments, takes the next best and logs the reason once. Operators are named by their room. The wish belongs
+    to this thread or task; a backward pass does what its forward pass did, and compiled code what was asked for
+    while it was traced. ValueError for a name that does not exist.
 
     >>> with use("reference", "place_tokens"):
     ...     forced("place_tokens")

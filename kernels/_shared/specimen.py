@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Specimen:
-    """One kernel, ready to compile; every `kernel.py` lists its own in `specimens()`."""
+    """One kernel, ready to compile; a room lists its own in `specimens()`, in `kernel.py` or in `specimens.py`."""
 
     name: str
     kernel: Any  # what triton.jit made

@@ -3,7 +3,8 @@
 # mypy: allow-untyped-defs
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import triton
@@ -14,8 +15,7 @@ from .._shared.specimen import Specimen
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LN_2, LOG2_E = tl.constexpr(0.6931471805599453), 1.4426950408889634
-LONGEST = 256
-WIDTHS = (16, 32, 64)
+Tile = Callable[[int, torch.dtype], dict[str, Any]]
 
 
 @triton.jit
@@ -29,6 +29,7 @@ def attention_forward(
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """out [count, LENGTH, H * d] and lse [count, H, LENGTH] in base 2: one program takes QUERIES rows of one head.
@@ -56,13 +57,13 @@ def attention_forward(
         value = tl.load(pointer + 2 * STRIDE, mask=(other < LENGTH)[:, None], other=0.0)
         if WIDEN:
             key, value = key.to(tl.float32), value.to(tl.float32)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * SCALE
         score = tl.where((other < LENGTH)[None, :], score, float("-inf"))
         above = tl.maximum(highest, tl.max(score, 1))
         shrink = tl.exp2(highest - above)
         power = tl.exp2(score - above[:, None])
         total = total * shrink + tl.sum(power, 1)
-        out = tl.dot(power.to(value.dtype), value, acc=out * shrink[:, None], input_precision="ieee")
+        out = tl.dot(power.to(value.dtype), value, acc=out * shrink[:, None], input_precision=PRECISION)
         highest = above
     out = out / total[:, None]
     out_pointer = out_ptr + (sequence * LENGTH + row[:, None]) * STRIDE + head * WIDTH + column[None, :]
@@ -84,6 +85,7 @@ def attention_backward(
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """The gradient of qkv [count, LENGTH, 3 * H * d]: one program takes one head of one sequence.
@@ -117,14 +119,14 @@ def attention_backward(
         value = tl.load(qkv_ptr + 2 * STRIDE + pointer, mask=known, other=0.0)
         if WIDEN:
             key, value = key.to(tl.float32), value.to(tl.float32)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * SCALE
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * SCALE
         weight = tl.where((other < LENGTH)[None, :], tl.exp2(score - lse[:, None]), 0.0)
         # Products of 64 rows by KEYS columns, turned only when stored: Hopper's tensor cores take 64 rows at least.
-        value_grad = tl.dot(tl.trans(grad), weight.to(grad.dtype), input_precision="ieee")
-        weight_grad = tl.dot(grad, tl.trans(value), input_precision="ieee")
+        value_grad = tl.dot(tl.trans(grad), weight.to(grad.dtype), input_precision=PRECISION)
+        weight_grad = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
         score_grad = (weight * (weight_grad - along[:, None])).to(query.dtype)
-        query_grad = tl.dot(score_grad, key, acc=query_grad, input_precision="ieee")
-        key_grad = tl.dot(tl.trans(query), score_grad, input_precision="ieee") * (SCALE * LN_2)
+        query_grad = tl.dot(score_grad, key, acc=query_grad, input_precision=PRECISION)
+        key_grad = tl.dot(tl.trans(query), score_grad, input_precision=PRECISION) * (SCALE * LN_2)
         value_grad, key_grad = tl.trans(value_grad), tl.trans(key_grad)
         tl.store(qkv_grad_ptr + STRIDE + pointer, key_grad.to(qkv_grad_ptr.dtype.element_ty), mask=known)
         tl.store(qkv_grad_ptr + 2 * STRIDE + pointer, value_grad.to(qkv_grad_ptr.dtype.element_ty), mask=known)
@@ -138,7 +140,7 @@ def forward(qkv: Tensor, num_heads: int, counts: list[int], lengths: list[int]) 
     qkv, out = qkv.contiguous(), qkv.new_empty(tokens, width)
     lse = qkv.new_empty(tokens * num_heads, dtype=torch.float32)
     for count, length, rows in groups(counts, lengths):
-        constants = sizes(length, num_heads, width // num_heads) | forward_tile(length)
+        constants = sizes(length, num_heads, width // num_heads) | forward_tile(length, qkv.dtype)
         programs = count * num_heads * triton.cdiv(length, constants["QUERIES"])
         tensors = qkv[rows], out[rows], lse[rows.start * num_heads :]
         with torch.cuda.device_of(qkv):
@@ -153,7 +155,7 @@ def backward(
     grad, qkv = grad.contiguous(), qkv.contiguous()
     qkv_grad, width = torch.empty_like(qkv), grad.shape[1] // num_heads
     for count, length, rows in groups(counts, lengths):
-        constants = sizes(length, num_heads, width) | backward_tile(length)
+        constants = sizes(length, num_heads, width) | backward_tile(length, qkv.dtype)
         tensors = grad[rows], qkv[rows], out[rows], lse[rows.start * num_heads :], qkv_grad[rows]
         with torch.cuda.device_of(qkv):
             attention_backward[(count * num_heads,)](*tensors, **constants, WIDEN=INTERPRETED, enable_fp_fusion=True)
@@ -174,24 +176,32 @@ def sizes(length: int, num_heads: int, width: int) -> dict[str, float]:
     return {"SCALE": width**-0.5 * LOG2_E, "LENGTH": length, "HEADS": num_heads, "WIDTH": width}
 
 
-def forward_tile(length: int) -> dict[str, int]:
-    """Up to 64 tokens are one tile; beyond, 64 by 64 leaves room for several programs on a multiprocessor."""
-    tile = min(64, max(16, triton.next_power_of_2(length)))
-    return {"QUERIES": tile, "KEYS": tile, "num_warps": 4, "num_stages": 1 if length <= tile else 2}
+def forward_tile(length: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Up to 64 tokens are one tile; beyond, 64 by 64 leaves room for several programs on a multiprocessor.
+
+    Products in fp32 are three products of tensor cores in tf32, as exact as one of fp32 units, which would spill.
+    """
+    queries = min(64, max(16, triton.next_power_of_2(length)))
+    keys, precision = (queries, "ieee") if dtype.itemsize == 2 else (min(32, queries), "tf32x3")
+    stages = 1 if length <= keys else 2
+    return {"QUERIES": queries, "KEYS": keys, "PRECISION": precision, "num_warps": 4, "num_stages": stages}
 
 
-def backward_tile(length: int) -> dict[str, int]:
-    """All queries in one tile; more than 32 keys beside 256 queries would spill."""
+def backward_tile(length: int, dtype: torch.dtype) -> dict[str, Any]:
+    """All queries in one tile, and the fewest keys that tensor cores take: more of them cost registers alone."""
     queries = max(16, triton.next_power_of_2(length))
-    keys, warps = (queries, 4) if queries <= 64 else (64, 8) if queries == 128 else (32, 8)
-    return {"QUERIES": queries, "KEYS": keys, "num_warps": warps, "num_stages": 1}
+    precision = "ieee" if dtype.itemsize == 2 else "tf32x3"
+    warps = 4 if queries <= 64 else 8
+    return {"QUERIES": queries, "KEYS": 16, "PRECISION": precision, "num_warps": warps, "num_stages": 1}
 
 
 def specimens() -> list[Specimen]:
-    """Heads of 64 over the tokens of a sparse student, of a smaller crop and of a dense teacher."""
+    """Heads of 64 over the tokens of a sparse student, of a smaller crop and of a dense teacher, and narrower heads."""
+    shapes = [("bf16", length, 64) for length in (50, 98, 197)]
+    shapes += [("bf16", 197, 32), ("bf16", 197, 16), ("fp32", 50, 64), ("fp32", 50, 16)]
     return [
-        specimen(name, kernel, length, tile(length))
-        for length in (50, 98, 197)
+        specimen(name, kernel, shape, tile)
+        for shape in shapes
         for name, kernel, tile in (
             ("forward", attention_forward, forward_tile),
             ("backward", attention_backward, backward_tile),
@@ -199,10 +209,15 @@ def specimens() -> list[Specimen]:
     ]
 
 
-def specimen(name: str, kernel, length: int, tile: dict[str, int]) -> Specimen:
-    """One kernel in bf16, for six heads."""
+def specimen(name: str, kernel: Any, shape: tuple[str, int, int], tiled: Tile) -> Specimen:
+    """One kernel for six heads: the type, how many tokens, how wide a head is."""
+    kind, length, width = shape
+    tile = tiled(length, torch.bfloat16 if kind == "bf16" else torch.float32)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
     pointers = [argument for argument in kernel.arg_names if argument.endswith("_ptr")]
-    arguments = {pointer: "*fp32" if pointer == "lse_ptr" else "*bf16" for pointer in pointers}
-    constants = {**sizes(length, 6, 64), **tile, "WIDEN": False}
-    return Specimen(f"attention {name} {length}", kernel, arguments, constants, options, tensor_cores=True)
+    arguments = {pointer: "*fp32" if pointer == "lse_ptr" else f"*{kind}" for pointer in pointers}
+    constants = {**sizes(length, 6, width), **tile, "WIDEN": False}
+    title = (
+        f"attention {name} {length}" + (f" {kind}" if kind != "bf16" else "") + (f" by {width}" if width < 64 else "")
+    )
+    return Specimen(title, kernel, arguments, constants, options, tensor_cores=True)

@@ -58,15 +58,19 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_backward, setup_context=_save)
 
 
-def obstacle(dtype: torch.dtype, head_width: int, longest: int, unavailable: str | None) -> str | None:
-    """Why the Triton kernel cannot run for such sequences, or None."""
+def obstacle(dtype: torch.dtype, head_width: int, longest: int, unavailable: str | None, asked: bool) -> str | None:
+    """Why the Triton kernel cannot or, unless it is asked for, should not run for such sequences, or None."""
     if unavailable:
         return unavailable
-    if dtype not in backends.NARROW:
-        return f"the kernel multiplies 16-bit numbers, and qkv is {str(dtype).removeprefix('torch.')}"
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float64:
+        return "the kernel adds in fp32, and qkv is float64"
+    if dtype == torch.float32 and not asked:
+        return "in fp32 PyTorch's kernels are taken unless ours is asked for"
     if head_width not in (16, 32, 64):
         return f"the kernel takes heads 16, 32 or 64 wide, not {head_width}"
-    return f"the kernel takes up to 256 tokens, not {longest}" if longest > 256 else None
+    most = 64 if dtype == torch.float32 else 256  # in fp32 the backward pass keeps no more on chip
+    return f"the kernel takes up to {most} tokens in {name}, not {longest}" if longest > most else None
 
 
 def chosen(device_type: str, dtype: torch.dtype, head_width: int, longest: int) -> str:
@@ -75,11 +79,11 @@ def chosen(device_type: str, dtype: torch.dtype, head_width: int, longest: int) 
     Only a missing Triton is a surprise there: for what the kernel was not made for, PyTorch's are the right choice.
     """
     wish = forced("attention")
-    if wish in ("cudnn", "flash"):
-        found = backends.obstacle(wish, device_type, dtype)
+    if wish in backends.OTHERS:
+        found = backends.obstacle(wish, device_type, dtype, head_width)
         return "torch" if found and note("attention", found) else wish
     unavailable = triton_obstacle(device_type)
-    found = obstacle(dtype, head_width, longest, unavailable)
+    found = obstacle(dtype, head_width, longest, unavailable, wish == "triton")
     return choose("attention", found, expected=device_type == "cuda" and unavailable is not None)
 
 
@@ -91,9 +95,9 @@ def attention(qkv: Tensor, num_heads: int, lengths: Lengths | None = None) -> Te
     lengths lie in one buffer [T, 3*D]: groups of (count, length), one after the other; the result is [T, D].
     The softmax is taken in fp32. ValueError where a shape does not fit.
 
-    `use` knows all implementations here: triton (16-bit types, heads 16, 32 or 64 wide, up to 256 tokens),
-    torch (PyTorch's own, cuDNN first on a Hopper), cudnn (PyTorch's by cuDNN alone), flash (FlashAttention 2)
-    and reference.
+    `use` knows all implementations here: triton (heads 16, 32 or 64 wide, up to 256 tokens in 16-bit types;
+    where it is asked for, up to 64 in fp32), torch (PyTorch's own, cuDNN first on a Hopper), cudnn (PyTorch's by
+    cuDNN alone), flash, flash3 and flash4 (FlashAttention 2, 3 and 4) and reference.
 
     >>> attention(torch.zeros(2, 5, 3 * 8), num_heads=2).shape
     torch.Size([2, 5, 8])

@@ -1,4 +1,4 @@
-"""`info_nce`: rows of a softmax over similarities, their logits never kept."""
+"""`info_nce`, and the operator behind both losses: rows of a softmax over similarities, their logits never kept."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,32 +13,41 @@ from .._shared.registration import operator
 from . import reference
 
 LOGITS_AT_ONCE = 1 << 22  # 16 MB in fp32: the rows of a chunk are as many as fit
+NONE = -1
 
 
 @operator("info_nce")
-def _forward(query: Tensor, key: Tensor, temperature: float, offset: int) -> tuple[Tensor, Tensor]:
-    """query [N, D], key [M, D] -> loss and log-sum-exp of the rows, [N] each"""
+def row_losses(
+    query: Tensor, key: Tensor, temperature: float, offset: int, without: int = NONE
+) -> tuple[Tensor, Tensor]:
+    """query [N, D], key [M, D] -> loss and log-sum-exp of the rows, [N] each; row i knows no key i + without"""
     loss, lse = query.new_empty(2, len(query)).unbind()
-    for rows in _chunks(query, key):
-        logits = (query[rows] @ key.T).div_(temperature)
+    for rows, logits in _chunks(query, key, temperature, without):
         lse[rows] = logits.logsumexp(1)
         loss[rows] = lse[rows] - logits.diagonal(offset + rows.start)
     return loss.clone(), lse.clone()
 
 
-@_forward.register_fake
-def _(query: Tensor, key: Tensor, temperature: float, offset: int) -> tuple[Tensor, Tensor]:
+@row_losses.register_fake
+def _(query: Tensor, key: Tensor, temperature: float, offset: int, without: int = NONE) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape[0]), query.new_empty(query.shape[0])
 
 
 @operator("info_nce_backward")
 def _gradients(
-    grad: Tensor, query: Tensor, key: Tensor, lse: Tensor, temperature: float, offset: int, to_key: bool
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    temperature: float,
+    offset: int,
+    to_key: bool,
+    without: int = NONE,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of query [N, D] and key [M, D], the latter empty unless asked for."""
     query_grad, key_grad = torch.empty_like(query), key.new_zeros(key.shape if to_key else (0,))
-    for rows in _chunks(query, key):
-        share = (query[rows] @ key.T).div_(temperature).sub_(lse[rows, None]).exp_()
+    for rows, logits in _chunks(query, key, temperature, without):
+        share = logits.sub_(lse[rows, None]).exp_()
         share.diagonal(offset + rows.start).sub_(1)
         share.mul_(grad[rows, None] / temperature)
         torch.mm(share, key, out=query_grad[rows])
@@ -49,19 +58,31 @@ def _gradients(
 
 @_gradients.register_fake
 def _(
-    grad: Tensor, query: Tensor, key: Tensor, lse: Tensor, temperature: float, offset: int, to_key: bool
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    temperature: float,
+    offset: int,
+    to_key: bool,
+    without: int = NONE,
 ) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape if to_key else (0,))
 
 
-def _chunks(query: Tensor, key: Tensor) -> Iterator[slice]:
+def _chunks(query: Tensor, key: Tensor, temperature: float, without: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of the query, and their logits [rows, M]."""
     size = max(1, LOGITS_AT_ONCE // max(1, len(key)))
     for start in range(0, len(query), size):
-        yield slice(start, min(start + size, len(query)))
+        rows = slice(start, min(start + size, len(query)))
+        logits = (query[rows] @ key.T).div_(temperature)
+        if without != NONE:
+            logits.diagonal(without + start).fill_(-torch.inf)
+        yield rows, logits
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, ctx.temperature, ctx.offset = inputs
+    query, key, ctx.temperature, ctx.offset, ctx.without = inputs
     ctx.save_for_backward(query, key, output[1])
     ctx.mark_non_differentiable(output[1])
 
@@ -69,11 +90,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     query, key, lse = ctx.saved_tensors
     to_key = ctx.needs_input_grad[1]
-    query_grad, key_grad = _gradients(grad, query, key, lse, ctx.temperature, ctx.offset, to_key)
-    return query_grad, key_grad if to_key else None, None, None
+    query_grad, key_grad = _gradients(grad, query, key, lse, ctx.temperature, ctx.offset, to_key, ctx.without)
+    return query_grad, key_grad if to_key else None, None, None, None
 
 
-_forward.register_autograd(_backward, setup_context=_save)
+row_losses.register_autograd(_backward, setup_context=_save)
 
 
 def info_nce(query: Tensor, key: Tensor, temperature: float, offset: int = 0, normalize: bool = True) -> Tensor:
@@ -100,7 +121,7 @@ def info_nce(query: Tensor, key: Tensor, temperature: float, offset: int = 0, no
     query, key = query.to(wide), key.to(wide)
     if normalize:
         query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
-    return _forward(query, key, float(temperature), offset)[0]
+    return row_losses(query, key, float(temperature), offset)[0]
 
 
 def _check(query: Tensor, key: Tensor, temperature: float, offset: int) -> None:

@@ -3,6 +3,7 @@
 # mypy: allow-untyped-defs
 
 import os
+from typing import Any
 
 import torch
 import triton
@@ -33,6 +34,7 @@ def linear_gelu_forward(
     FEATURES: tl.constexpr,
     DEPTH: tl.constexpr,
     BAND: tl.constexpr,
+    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """linear = x weight^T + bias, unless it is None, and out = GELU(linear) [rows, features]: a tile a program.
@@ -55,7 +57,7 @@ def linear_gelu_forward(
         weight = tl.load(weight_ptrs, mask=inside & (feature < features)[:, None], other=0.0)
         if WIDEN:  # the interpreter cannot multiply bfloat16
             x, weight = x.to(tl.float32), weight.to(tl.float32)
-        linear = tl.dot(x, tl.trans(weight), acc=linear, input_precision="ieee")
+        linear = tl.dot(x, tl.trans(weight), acc=linear, input_precision=PRECISION)
         x_ptrs += DEPTH
         weight_ptrs += DEPTH
     linear += tl.load(bias_ptr + feature, mask=feature < features, other=0.0).to(tl.float32)[None, :]
@@ -107,7 +109,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor
     out = x.new_empty(rows, features)
     linear = torch.empty_like(out) if keep else x.new_empty(0)
     if out.numel():
-        tile = forward_tile()
+        tile = forward_tile(x.dtype)
         grid = (triton.cdiv(rows, tile["ROWS"]) * triton.cdiv(features, tile["FEATURES"]),)
         tensors = (x.contiguous(), weight.contiguous(), bias.contiguous(), linear if keep else None, out)
         with torch.cuda.device_of(x):
@@ -132,9 +134,19 @@ def backward(grad: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     return linear_grad, sum_parts(sums)
 
 
-def forward_tile() -> dict[str, int]:
-    """Wider tiles, which would move fewer bytes, spill in the GELU."""
-    return {"ROWS": 128, "FEATURES": 128, "DEPTH": 64, "BAND": 8, "num_warps": 8, "num_stages": 3}
+def forward_tile(dtype: torch.dtype) -> dict[str, Any]:
+    """Wider tiles, which would move fewer bytes, spill in the GELU.
+
+    Products in fp32 are three products of tensor cores in tf32, as exact as one of fp32 units.
+    """
+    if dtype.itemsize == 2:
+        return {**sizes(128, 128, 64), "PRECISION": "ieee", "num_warps": 8, "num_stages": 3}
+    return {**sizes(64, 64, 32), "PRECISION": "tf32x3", "num_warps": 8, "num_stages": 2}
+
+
+def sizes(rows: int, features: int, depth: int) -> dict[str, Any]:
+    """Of the result, and of a step of the sum."""
+    return {"ROWS": rows, "FEATURES": features, "DEPTH": depth, "BAND": 8}
 
 
 def backward_tile() -> dict[str, int]:
@@ -143,23 +155,37 @@ def backward_tile() -> dict[str, int]:
 
 
 def specimens() -> list[Specimen]:
-    """A student's forward and backward pass, and a teacher's forward pass, which keeps nothing."""
-    pointers = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "bias_ptr": "*fp32", "linear_ptr": "*bf16", "out_ptr": "*bf16"}
-    sizes = dict.fromkeys(("rows", "features", "depth"), "i32")
-    tile = forward_tile()
+    """A student's forward and backward pass, and a teacher's forward pass, which keeps nothing; in fp32 a student's."""
+    passes: tuple[tuple[str, str, dict[str, None]], ...]
+    passes = (("student", "bf16", {}), ("teacher", "bf16", {"linear_ptr": None}), ("student fp32", "fp32", {}))
+    return [
+        *(forward_specimen(name, kind, absent) for name, kind, absent in passes),
+        backward_specimen("linear_gelu backward", "bf16"),
+        backward_specimen("linear_gelu backward fp32", "fp32"),
+    ]
+
+
+def forward_specimen(name: str, kind: str, absent: dict[str, None]) -> Specimen:
+    """`kind` is the type of everything but the bias."""
+    pointers = dict.fromkeys(("x_ptr", "weight_ptr", "linear_ptr", "out_ptr"), f"*{kind}") | {"bias_ptr": "*fp32"}
+    arguments = pointers | dict.fromkeys(("rows", "features", "depth"), "i32")
+    tile = forward_tile(torch.bfloat16 if kind == "bf16" else torch.float32)
     options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
-    found = []
-    for name, absent in (("student", {}), ("teacher", {"linear_ptr": None})):
-        arguments = {key: kind for key, kind in {**pointers, **sizes}.items() if key not in absent}
-        constants = {**tile, **absent, "WIDEN": False}
-        title = f"linear_gelu forward {name}"
-        found.append(
-            Specimen(title, linear_gelu_forward, arguments, constants, options, odd=("rows",), tensor_cores=True)
-        )
+    return Specimen(
+        f"linear_gelu forward {name}",
+        linear_gelu_forward,
+        {argument: type_ for argument, type_ in arguments.items() if argument not in absent},
+        {**tile, **absent, "WIDEN": False},
+        options,
+        odd=("rows",),
+        tensor_cores=True,
+    )
+
+
+def backward_specimen(name: str, kind: str) -> Specimen:
+    """As forward."""
     tile = backward_tile()
     options = {"num_warps": tile.pop("num_warps")}
-    arguments = dict.fromkeys(("grad_ptr", "linear_ptr", "linear_grad_ptr"), "*bf16") | {"sums_ptr": "*fp32"}
+    arguments = dict.fromkeys(("grad_ptr", "linear_ptr", "linear_grad_ptr"), f"*{kind}") | {"sums_ptr": "*fp32"}
     arguments |= dict.fromkeys(("rows", "features", "rows_per_part"), "i32")
-    odd = ("rows", "rows_per_part")
-    found.append(Specimen("linear_gelu backward", linear_gelu_backward, arguments, tile, options, odd=odd))
-    return found
+    return Specimen(name, linear_gelu_backward, arguments, tile, options, odd=("rows", "rows_per_part"))

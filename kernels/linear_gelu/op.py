@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import beside, refusal
-from .._shared.choice import choose, triton_obstacle
+from .._shared.choice import choose, forced, triton_obstacle
 from .._shared.registration import autocast_dtype, operator
 from . import reference
 
@@ -56,13 +56,13 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_backward, setup_context=_save)
 
 
-def obstacle(dtype: torch.dtype, unavailable: str | None) -> str | None:
-    """Why the Triton kernel cannot run for x of this type, or None."""
+def obstacle(dtype: torch.dtype, unavailable: str | None, asked: bool) -> str | None:
+    """Why the Triton kernel cannot or, unless it is asked for, should not run for x of this type, or None."""
     if unavailable:
         return unavailable
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"the kernel multiplies 16-bit numbers, and x is {str(dtype).removeprefix('torch.')}"
-    return None
+    if dtype == torch.float64:
+        return "the kernel adds in fp32, and x is float64"
+    return "in fp32 PyTorch's product is taken unless ours is asked for" if dtype.itemsize > 2 and not asked else None
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     x [.., D], weight [F, D] and bias [F] of any floating types; the result is [.., F], computed in the type of
     x, or in that of autocast; u is rounded before the GELU, so that its derivative is taken where it was.
-    The Triton kernel saves x and u where a gradient is wanted, and nothing elsewhere. ValueError where a
-    shape or type does not fit.
+    The Triton kernel saves x and u where a gradient is wanted, and nothing elsewhere; for fp32 it runs where it
+    is asked for. ValueError where a shape or type does not fit.
 
     >>> out = linear_gelu(torch.tensor([[1.0]]), torch.tensor([[1.0], [-1.0]]), torch.zeros(2))
     >>> out.mul(1000).round().int().tolist()
@@ -81,7 +81,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = x.to(autocast_dtype(x) or x.dtype)
     unavailable = triton_obstacle(x.device.type)
     surprise = x.device.type == "cuda" and unavailable is not None
-    if choose("linear_gelu", obstacle(x.dtype, unavailable), expected=surprise) != "triton":
+    found = obstacle(x.dtype, unavailable, forced("linear_gelu") == "triton")
+    if choose("linear_gelu", found, expected=surprise) != "triton":
         return reference.linear_gelu(x, weight, bias)
     keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad)
     out, _ = _forward(x.reshape(-1, x.shape[-1]), weight.to(x.dtype), bias, keep)

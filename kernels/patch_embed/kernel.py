@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 from .._shared.one_hot import INTERPRETED, sum_rows
-from .._shared.specimen import Specimen
 from .gather.kernel import centre, chosen, layout, load_patches, of_channel, offsets, patch_start
 from .pixels import Patches
 
@@ -310,79 +309,3 @@ def weight_tile(width: int, dtype: torch.dtype) -> dict[str, Any]:
 def fitting(width: int, most: int) -> int:
     """A power of two that holds the width, or is the most that a tile can be."""
     return min(most, max(16, triton.next_power_of_2(width)))
-
-
-SCALARS = dict.fromkeys(("factor", "centre"), "fp32")
-SCALES = dict.fromkeys(("s0", "s1", "s2", "r0", "r1", "r2"), "fp32")
-OFFSETS = dict.fromkeys(("o0", "o1", "o2"), "fp32")
-
-
-def specimens() -> list[Specimen]:
-    """Patches of 16 in images of a width that is a multiple of 256, and any D that is a multiple of 16."""
-    found = []
-    for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        for pixel, planes in (("u8", 1), ("u8", 3), ("fp32", 3)):
-            form = {"SIZE": 16, "PLANES": planes}
-            name = f"{kind} of {pixel} {'planes' if planes == 3 else 'pixels'}"
-            found += [forward_specimen(name, kind, dtype, pixel, form), weight_specimen(name, kind, dtype, pixel, form)]
-    form = {"SIZE": 16, "PLANES": 1, "VALUES": 1024}
-    pointers = {"weight_ptr": "*fp32", "bias_ptr": "*fp32", "matrix_ptr": "*bf16", "shift_ptr": "*fp32"}
-    found.append(
-        Specimen(
-            "patch_embed fold_weight",
-            fold_weight,
-            {**pointers, **SCALES, **OFFSETS},
-            {**form, "STRIDE": 768},
-            {"num_warps": 4},
-            odd=(*SCALES, *OFFSETS),
-            wide_loads=False,
-        )
-    )
-    pointers = {"parts_ptr": "*fp32", "sums_ptr": "*fp32", "out_ptr": "*fp32", "parts": "i32", "width": "i32"}
-    found.append(
-        Specimen(
-            "patch_embed unfold_weight",
-            unfold_weight,
-            {**pointers, **SCALES},
-            form,
-            {"num_warps": 4},
-            odd=("parts", *SCALES),
-        )
-    )
-    return found
-
-
-def forward_specimen(name: str, kind: str, dtype: torch.dtype, pixel: str, form: dict[str, int]) -> Specimen:
-    """`kind` is the type of the product, `pixel` that of the images."""
-    tile = forward_tile(384, dtype)
-    options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
-    pointers = {"pixels_ptr": f"*{pixel}", "matrix_ptr": f"*{kind}", "out_ptr": f"*{kind}"}
-    pointers |= dict.fromkeys(("shift_ptr", "position_ptr", "prefix_ptr"), "*fp32")
-    pointers |= dict.fromkeys(("keep_ptr", "place_ptr"), "*i64")
-    sizes = dict.fromkeys(("batch", "kept", "prefix", "patches", "columns", "width"), "i32")
-    return Specimen(
-        f"patch_embed forward {name}",
-        embed_patches,
-        {**pointers, **sizes, **SCALARS},
-        {**form, **tile, "STRIDE": 768, "WIDEN": False},
-        options,
-        odd=("batch", "kept", "prefix", "patches", "columns", *SCALARS),
-        tensor_cores=True,
-    )
-
-
-def weight_specimen(name: str, kind: str, dtype: torch.dtype, pixel: str, form: dict[str, int]) -> Specimen:
-    """As forward."""
-    tile = weight_tile(384, dtype)
-    options = {option: tile.pop(option) for option in ("num_warps", "num_stages")}
-    pointers = {"tokens_ptr": f"*{kind}", "pixels_ptr": f"*{pixel}", "keep_ptr": "*i64", "out_ptr": "*fp32"}
-    sizes = dict.fromkeys(("rows", "kept", "image_stride", "patches", "columns", "width", "rows_per_part"), "i32")
-    return Specimen(
-        f"patch_embed to_weight {name}",
-        multiply_patches,
-        {**pointers, **sizes, **SCALARS},
-        {**form, **tile, "WIDEN": False},
-        options,
-        odd=("rows", "kept", "patches", "columns", "rows_per_part", *SCALARS),
-        tensor_cores=True,
-    )

@@ -98,8 +98,14 @@ def test_every_question_has_a_row_and_programs_can_read_it(capsys):
     ("file", "told"),
     [
         ("flash_attn/__init__.py", "FlashAttention 2 when asked for: "),
-        ("flash_attn_interface.py", "FlashAttention 3 not called: "),
-        ("flash_attn/cute/__init__.py", "FlashAttention 4 not called: "),
+        (
+            "flash_attn_interface.py",
+            "FlashAttention 3 when asked for: vitkiln.kernels.use('flash3', 'attention'), on compute capability 9.0",
+        ),
+        (
+            "flash_attn/cute/__init__.py",
+            "FlashAttention 4 when asked for: vitkiln.kernels.use('flash4', 'attention'), on 9.0 and 10.0",
+        ),
     ],
 )
 def test_what_is_installed_and_not_chosen_is_explained(packages, file, told):

@@ -174,32 +174,74 @@ def test_bad_arguments_of_class_attention_are_named(query, key_value, message):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "head_width", "longest", "unavailable", "obstacle"),
+    ("dtype", "head_width", "longest", "unavailable", "asked", "obstacle"),
     [
-        (torch.bfloat16, 64, 256, None, None),
-        (torch.float16, 16, 1, None, None),
-        (torch.bfloat16, 64, 50, "Triton is not installed", "Triton is not installed"),
-        (torch.float32, 64, 50, None, "the kernel multiplies 16-bit numbers, and qkv is float32"),
-        (torch.bfloat16, 42, 50, None, "the kernel takes heads 16, 32 or 64 wide, not 42"),
-        (torch.bfloat16, 64, 257, None, "the kernel takes up to 256 tokens, not 257"),
+        (torch.bfloat16, 64, 256, None, False, None),
+        (torch.float16, 16, 1, None, False, None),
+        (torch.bfloat16, 64, 50, "Triton is not installed", True, "Triton is not installed"),
+        (torch.float32, 64, 50, None, False, "in fp32 PyTorch's kernels are taken unless ours is asked for"),
+        (torch.float32, 64, 64, None, True, None),
+        (torch.float32, 64, 65, None, True, "the kernel takes up to 64 tokens in float32, not 65"),
+        (torch.float64, 64, 50, None, True, "the kernel adds in fp32, and qkv is float64"),
+        (torch.bfloat16, 42, 50, None, False, "the kernel takes heads 16, 32 or 64 wide, not 42"),
+        (torch.bfloat16, 64, 257, None, False, "the kernel takes up to 256 tokens in bfloat16, not 257"),
     ],
 )
-def test_the_rule_of_choice(dtype, head_width, longest, unavailable, obstacle):
-    assert op.obstacle(dtype, head_width, longest, unavailable) == obstacle
+def test_the_rule_of_choice(dtype, head_width, longest, unavailable, asked, obstacle):
+    assert op.obstacle(dtype, head_width, longest, unavailable, asked) == obstacle
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype", "obstacle"),
+    ("name", "device", "dtype", "width", "capability", "obstacle"),
     [
-        ("cudnn", "cpu", torch.bfloat16, "cudnn needs a CUDA device, not cpu"),
-        ("cudnn", "cuda", torch.float32, "cudnn multiplies 16-bit numbers, and qkv is float32"),
-        ("cudnn", "cuda", torch.bfloat16, None),
-        ("flash", "cuda", torch.bfloat16, "the package flash_attn is not installed"),
+        ("cudnn", "cpu", torch.bfloat16, 64, (9, 0), "cudnn needs a CUDA device, not cpu"),
+        ("cudnn", "cuda", torch.float32, 64, (9, 0), "cudnn multiplies 16-bit numbers, and qkv is float32"),
+        ("cudnn", "cuda", torch.bfloat16, 42, (8, 0), None),
+        ("flash", "cuda", torch.bfloat16, 64, (8, 0), None),
+        ("flash3", "cuda", torch.float16, 256, (9, 0), None),
+        ("flash3", "cuda", torch.float16, 264, (9, 0), "flash3 takes heads of a multiple of 8 up to 256, not 264"),
+        ("flash3", "cuda", torch.float16, 64, (8, 0), "flash3 needs a GPU of compute capability 9.0, not 8.0"),
+        ("flash4", "cuda", torch.float16, 128, (10, 0), None),
+        ("flash4", "cuda", torch.float16, 42, (9, 0), "flash4 takes heads of a multiple of 8 up to 128, not 42"),
+        ("flash4", "cuda", torch.float16, 64, (8, 0), "flash4 needs a GPU of compute capability 9.0 or 10.0, not 8.0"),
     ],
 )
-def test_the_rule_for_kernels_of_others(name, device, dtype, obstacle, monkeypatch):
-    monkeypatch.setattr(backends, "flash_installed", lambda: False)
-    assert backends.obstacle(name, device, dtype) == obstacle
+def test_the_rule_for_kernels_of_others(name, device, dtype, width, capability, obstacle, monkeypatch):
+    monkeypatch.setattr(backends, "installed", lambda module: True)
+    monkeypatch.setattr(backends, "capability", lambda: capability)
+    assert backends.obstacle(name, device, dtype, width) == obstacle
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "how"),
+    [
+        ("flash", "flash_attn.flash_attn_interface", "pip install flash-attn --no-build-isolation"),
+        ("flash3", "flash_attn_interface", "built from the folder hopper of flash-attention"),
+        ("flash4", "flash_attn.cute.interface", "pip install --pre flash-attn-4"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_how_to_install_it(name, module, how, monkeypatch):
+    monkeypatch.setattr(backends, "installed", lambda wanted: wanted != module)
+    said = f"{name} needs the module {module}, which is not installed ({how})"
+    assert backends.obstacle(name, "cuda", torch.bfloat16) == said
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], []),
+        (["flash_attn/__init__.py", "flash_attn/flash_attn_interface.py"], ["flash"]),
+        (["flash_attn/cute/interface.py"], ["flash4"]),
+        (["flash_attn_interface.py"], ["flash3"]),
+    ],
+)
+def test_generations_are_told_apart_without_importing_any(files, found, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("raise RuntimeError('imported')")
+    others = {name: needs.module for name, needs in backends.OTHERS.items() if needs.module}
+    assert [name for name, module in others.items() if backends.installed(module)] == found
 
 
 @pytest.mark.parametrize(
@@ -207,14 +249,20 @@ def test_the_rule_for_kernels_of_others(name, device, dtype, obstacle, monkeypat
     [
         (None, torch.bfloat16, "triton"),
         (None, torch.float32, "torch"),
+        ("triton", torch.float32, "torch"),  # 197 tokens are too many for it in fp32
         ("torch", torch.bfloat16, "torch"),
         ("reference", torch.bfloat16, "reference"),
         ("cudnn", torch.bfloat16, "cudnn"),
         ("cudnn", torch.float32, "torch"),
+        ("flash3", torch.bfloat16, "flash3"),
+        ("flash4", torch.bfloat16, "flash4"),
+        ("flash4", torch.float32, "torch"),
     ],
 )
 def test_the_choice_on_a_gpu(wish, dtype, chosen, monkeypatch):
     monkeypatch.setattr(op, "triton_obstacle", lambda device: None)
+    monkeypatch.setattr(backends, "installed", lambda module: True)
+    monkeypatch.setattr(backends, "capability", lambda: (9, 0))
     if wish is None:
         assert op.chosen("cuda", dtype, 64, 197) == chosen
         return
@@ -229,7 +277,7 @@ def test_long_sequences_on_a_gpu_take_pytorchs_kernels_in_silence(monkeypatch, c
     assert not caplog.records
 
 
-@pytest.mark.parametrize("wish", ["triton", "cudnn", "flash"])
+@pytest.mark.parametrize("wish", ["triton", "cudnn", "flash", "flash3", "flash4"])
 def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(wish, caplog):
     choice._note_once.cache_clear()
     with caplog.at_level(logging.WARNING), use(wish, "attention"):
@@ -248,17 +296,72 @@ def test_a_hopper_asks_cudnn_first_and_an_ampere_flash():
     ]
 
 
-def test_flash_attention_is_handed_the_packed_projections(monkeypatch, close):
-    module = ModuleType("flash_attn")
+@pytest.mark.parametrize(("name", "holder"), [("flash", "flash_attn"), ("flash3", "flash_attn_interface")])
+def test_flash_attention_is_handed_the_packed_projections(name, holder, monkeypatch, gradients, close):
+    module = ModuleType(holder)
 
     def qkvpacked(qkv: Tensor, deterministic: bool) -> Tensor:
-        assert qkv.shape == (2, 5, 3, 2, 4)
+        assert qkv.shape[2:] == (3, 2, 4)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         return reference.weighted(query, key, value).transpose(1, 2)
 
     module.flash_attn_qkvpacked_func = qkvpacked
-    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    monkeypatch.setitem(sys.modules, holder, module)
+    agrees(name, attention, monkeypatch, gradients, close)
+
+
+@pytest.fixture
+def cute(monkeypatch):
+    """Functions with the signatures of flash_attn.cute.interface, for [B, N, H, d]; returns what they were told."""
+    told: list[dict[str, object]] = []
+
+    def _flash_attn_fwd(q, k, v, *, softmax_scale, causal, return_lse):
+        told.append({"scale": softmax_scale, "causal": causal, "lse": return_lse, "strides": q.stride()})
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        score = q @ k.mT * softmax_scale
+        return (score.softmax(-1) @ v).transpose(1, 2), score.logsumexp(-1).float()
+
+    def _flash_attn_bwd(q, k, v, out, dout, lse, *, softmax_scale, causal, deterministic):
+        told.append({"scale": softmax_scale, "causal": causal, "deterministic": deterministic, "lse": lse.shape})
+        q, k, v, out, dout = (t.transpose(1, 2) for t in (q, k, v, out, dout))
+        weight = (q @ k.mT * softmax_scale - lse[..., None]).exp()
+        score_grad = weight * (dout @ v.mT - (dout * out).sum(-1, keepdim=True)) * softmax_scale
+        return tuple(t.transpose(1, 2) for t in (score_grad @ k, score_grad.mT @ q, weight.mT @ dout))
+
+    for name in ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[name]._flash_attn_fwd = _flash_attn_fwd
+    sys.modules[name]._flash_attn_bwd = _flash_attn_bwd
+    return told
+
+
+@pytest.mark.parametrize("function", [attention, torch.compile(attention, backend="aot_eager", fullgraph=True)])
+def test_flash_attention_4_is_handed_the_parts_and_gives_a_packed_gradient(
+    function, cute, monkeypatch, gradients, close
+):
+    agrees("flash4", function, monkeypatch, gradients, close)
+    assert cute == [  # the rows of a packed projection are as far apart as they lie
+        {"scale": 0.5, "causal": False, "lse": True, "strides": (72, 24, 4, 1)},
+        {"scale": 0.5, "causal": False, "lse": True, "strides": (96, 24, 4, 1)},
+        {"scale": 0.5, "causal": False, "deterministic": False, "lse": (1, 2, 4)},
+        {"scale": 0.5, "causal": False, "deterministic": False, "lse": (2, 2, 3)},
+    ]
+
+
+def agrees(name, function, monkeypatch, gradients, close):
+    """With two groups of sequences in one buffer, in fp32, forward and backward."""
     monkeypatch.setattr(backends, "obstacle", lambda *_: None)
-    qkv = sample(10, 24)
-    with use("flash", "attention"):
-        close(attention(qkv, 2, [(2, 5)]).view(2, 5, 8), reference.attention(qkv.view(2, 5, 24), 2))
+    qkv = sample(10, 24, dtype=torch.float32)
+    with use(name, "attention"):
+        ours = gradients(function, qkv, 2, lengths=[(2, 3), (1, 4)])
+    for actual, expected in zip(ours, gradients(reference.attention, qkv, 2, lengths=[(2, 3), (1, 4)]), strict=True):
+        close(actual, expected)
+
+
+def test_flash_attention_4_is_told_to_be_deterministic_where_everything_is(cute, monkeypatch, gradients, close):
+    torch.use_deterministic_algorithms(True)
+    try:
+        agrees("flash4", attention, monkeypatch, gradients, close)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [said["deterministic"] for said in cute[2:]] == [True, True]

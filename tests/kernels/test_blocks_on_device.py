@@ -40,7 +40,18 @@ def test_attention_agrees_with_float64(dtype, length, width, gradients, close):
         close(actual, expected, dtype)
 
 
-@pytest.mark.parametrize("name", ["torch", "cudnn", "flash"])
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("length", [length for length in LENGTHS if length <= 64])
+def test_attention_in_fp32_agrees_with_float64_where_it_is_asked_for(length, width, gradients, close):
+    (qkv,) = drawn((4, length, 3 * 6 * width), dtype=torch.float32)
+    theirs = gradients(reference.attention, *widened([qkv]), 6)
+    with use("triton", "attention"):
+        ours = gradients(attention, qkv, 6)
+    for actual, expected in zip(ours, theirs, strict=True):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["torch", "cudnn", "flash", "flash3", "flash4"])
 @pytest.mark.parametrize("lengths", [[(4, 50)], [(2, 197), (3, 37)]])
 def test_attention_by_the_kernels_of_others_agrees_with_float64(name, lengths, gradients, close):
     if name != "torch" and (found := backends.obstacle(name, "cuda", torch.bfloat16)):

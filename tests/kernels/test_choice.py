@@ -62,7 +62,8 @@ def test_concurrent_tasks_keep_their_own_wishes():
     [
         (
             ("tritn",),
-            "implementation: 'tritn'; must be one of reference, torch, triton, cudnn, flash; did you mean 'triton'",
+            "implementation: 'tritn'; must be one of reference, torch, triton, cudnn, flash, flash3, flash4; "
+            "did you mean 'triton'",
         ),
         (("triton", "place_token"), "operators: 'place_token'; .*did you mean 'place_tokens'"),
         (("reference", ""), "operators: ''; must be one of"),

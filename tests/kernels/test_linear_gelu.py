@@ -115,15 +115,18 @@ def test_bad_arguments_are_named(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "unavailable", "obstacle"),
+    ("dtype", "unavailable", "asked", "obstacle"),
     [
-        (torch.bfloat16, None, None),
-        (torch.float16, "Triton is not installed", "Triton is not installed"),
-        (torch.float32, None, "the kernel multiplies 16-bit numbers, and x is float32"),
+        (torch.bfloat16, None, False, None),
+        (torch.float16, None, True, None),
+        (torch.bfloat16, "Triton is not installed", True, "Triton is not installed"),
+        (torch.float32, None, False, "in fp32 PyTorch's product is taken unless ours is asked for"),
+        (torch.float32, None, True, None),
+        (torch.float64, None, True, "the kernel adds in fp32, and x is float64"),
     ],
 )
-def test_the_rule_of_choice(dtype, unavailable, obstacle):
-    assert op.obstacle(dtype, unavailable) == obstacle
+def test_the_rule_of_choice(dtype, unavailable, asked, obstacle):
+    assert op.obstacle(dtype, unavailable, asked) == obstacle
 
 
 def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(caplog):

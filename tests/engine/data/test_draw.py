@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitkiln.engine.data.draw import colours, crop_box, uniforms
+from vitkiln.engine.data.draw import colours, crop_box, flips, padded_corner, uniforms
 from vitkiln.engine.vocabulary import View
 from vitkiln.kernels.augment_views import columns
 
@@ -69,3 +69,45 @@ def test_all_orders_of_the_jitter_are_as_frequent() -> None:
 def test_numbers_differ_by_seed_epoch_view_and_sample() -> None:
     draws = [uniforms(*place)[0] for place in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]]
     assert len(set(draws)) == 5
+
+
+def test_without_retry_a_crop_is_cut_to_the_sides_of_the_image() -> None:
+    view = View(scale=(0.9, 1.0), retry=False)
+    boxes = np.array([crop_box(uniforms(0, 0, 0, sample), 400, 100, view) for sample in range(500)])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (sides[:, 1] == 100).all()
+    assert sides[:, 0].min() < 200 < sides[:, 0].max() <= 240  # sqrt(area * aspect) and no try is thrown away
+    assert (crop_box([0.0] * 56, 1, 1, view)) == (0, 0, 1, 1)
+
+
+def test_where_the_first_try_fits_retry_changes_nothing() -> None:
+    for sample in range(50):
+        numbers = uniforms(0, 0, 0, sample)
+        once = crop_box(numbers, 500, 500, View(scale=(0.1, 0.5), retry=False))
+        assert once == crop_box(numbers, 500, 500, View(scale=(0.1, 0.5)))
+
+
+def test_a_shifted_square_is_anywhere_within_its_padding() -> None:
+    view = View(size=32, padding=4)
+    corners = [padded_corner(uniforms(0, 0, 0, sample), 32, 32, view) for sample in range(4000)]
+    counts = np.unique(corners, axis=0, return_counts=True)[1]
+    assert len(counts) == 81
+    assert min(min(corner) for corner in corners) == -4
+    assert max(max(corner) for corner in corners) == 4
+    assert counts.min() > 20
+
+
+def test_both_flips_have_their_probability_and_are_independent() -> None:
+    drawn = np.array([flips(uniforms(0, 0, 0, sample), View(flip=0.5, vertical_flip=0.25)) for sample in range(4000)])
+    assert drawn.mean(0) == pytest.approx([0.5, 0.25], abs=0.025)
+    assert drawn.all(1).mean() == pytest.approx(0.125, abs=0.02)
+
+
+def test_a_crop_is_mirrored_once_with_randaugment_and_without() -> None:
+    numbers = uniforms(0, 0, 0, 0)
+    assert colours(numbers, View(flip=1.0))[columns.FLIP] == 1
+    assert colours(numbers, View(flip=1.0, randaugment="rand-m9-inc1"))[columns.FLIP] == 0
+
+
+def test_more_numbers_leave_the_first_as_they_are() -> None:
+    assert uniforms(1, 2, 3, 4, more=8)[:-8] == uniforms(1, 2, 3, 4)

@@ -56,6 +56,13 @@ def test_a_batch_holds_what_the_vocabulary_says(source: Source) -> None:
     assert batch.labels.tolist() == [source.label(index) for index in batch.ids.tolist()]
 
 
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"step": 2}])
+def test_repeated_images_come_alike_from_workers_and_after_a_restart(source: Source, settings: dict[str, int]) -> None:
+    through = batches(source, 5, repeats=3)
+    assert sorted((through[0].ids % 50).tolist()) != sorted(set((through[0].ids % 50).tolist()))
+    assert all(map(equal, through[settings.get("step", 0) :], batches(source, 3, repeats=3, **settings)))
+
+
 def test_no_labels_where_there_are_no_classes(pictures: Callable[..., Path]) -> None:
     flat = open_source(Data(root=str(pictures(("",)))), 0)
     assert flat is not None

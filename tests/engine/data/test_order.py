@@ -48,3 +48,43 @@ def test_unequal_parts_are_refused() -> None:
 def test_a_batch_larger_than_the_source_names_the_largest_possible() -> None:
     with pytest.raises(DataError, match=r"data.batch_size: 11 .* at most 10"):
         Order(10, 11, seed=0)
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_with_repeats_an_epoch_is_as_long_and_holds_copies_of_fewer_images(repeats: int) -> None:
+    order = Order(96, 12, seed=0, repeats=repeats)
+    seen = np.concatenate([order.ids(step, 0) for step in range(order.steps_per_epoch)])
+    assert len(np.unique(seen)) == len(seen) == 96
+    assert (seen >= 0).all()
+    assert (seen < repeats * 96).all()
+    assert (np.unique(seen % 96, return_counts=True)[1] == repeats).all()
+
+
+@pytest.mark.parametrize("batch_size", [12, 24])
+def test_all_copies_of_an_image_are_in_one_step(batch_size: int) -> None:
+    order = Order(96, batch_size, seed=0, repeats=3)
+    for step in range(order.steps_per_epoch):
+        images, counts = np.unique(order.ids(step, 0) % 96, return_counts=True)
+        assert (len(images), *counts) == (batch_size // 3, *[3] * (batch_size // 3))
+
+
+def test_copies_that_two_steps_share_are_all_there() -> None:
+    order = Order(100, 10, seed=0, repeats=3)
+    seen = np.concatenate([order.ids(step, 0) for step in range(10)])
+    counts = np.unique(seen % 100, return_counts=True)[1]
+    assert sorted(counts) == [1, *[3] * 33]
+
+
+def test_neighbours_within_a_step_are_different_images() -> None:
+    order = Order(100, 20, seed=0, repeats=3)
+    for step in range(10):
+        images = order.ids(step, 0) % 100
+        assert (images[::2] != images[1::2]).all()
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 2), (2, 1), (2, 2)])
+def test_ranks_and_micro_batches_share_a_step_of_copies_without_changing_it(accumulate: int, world: int) -> None:
+    whole = Order(100, 24, seed=0, repeats=3).ids(6, 0)
+    ranks = [Order(100, 24, seed=0, repeats=3, accumulate=accumulate, rank=r, world=world) for r in range(world)]
+    joined = [order.ids(6, micro) for micro in range(accumulate) for order in ranks]
+    assert (np.concatenate(joined) == whole).all()

@@ -2,37 +2,102 @@ import math
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from vitkiln.engine.methods import find
-from vitkiln.engine.settings import Encoder, dilemma, mocov3
+from vitkiln.engine.settings import Encoder, dilemma
 from vitkiln.engine.settings.sections import kept
 from vitkiln.engine.vocabulary import Batch, Moment
 
 ENCODER = Encoder(image_size=32, patch_size=8, width=32, depth=2, heads=2)
-SMALL = {"hidden": 64, "output": 16}
+SMALL = {
+    "mocov3": {"hidden": 64, "output": 16},
+    "dino": {"hidden": 32, "bottleneck": 16, "output": 24, "local_crops": 2, "local_size": 16},
+    "simclr": {"hidden": 64, "output": 16},
+    "mae": {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
+}
+STUDENT = {"mocov3": 2, "dino": 2, "simclr": 2, "mae": 1}
 
 
-def method(**more):
+def method(base="mocov3", **more):
     torch.manual_seed(0)
-    return find("dilemma")(dilemma.Settings(**SMALL, **more), ENCODER)
+    return find("dilemma")(dilemma.over(base)(**SMALL[base], **more), ENCODER)
 
 
-def batch(size=6):
+def alone(base, **more):
+    torch.manual_seed(0)
+    return find(base)(import_module(f"vitkiln.engine.settings.{base}").Settings(**SMALL[base], **more), ENCODER)
+
+
+def batch(size=6, sizes=(32, 32)):
     torch.manual_seed(1)
-    views = tuple(torch.randint(0, 256, (size, 32, 32, 3), dtype=torch.uint8) for _ in range(2))
+    views = tuple(torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8) for side in sizes)
     return Batch(views, torch.arange(size), torch.tensor([0, 5]))
 
 
-def test_nothing_wrong_and_everything_kept_is_mocov3():
-    ours = method(keep=1.0, wrong_probability=0.0)
-    torch.manual_seed(0)
-    base = find("mocov3")(mocov3.Settings(**SMALL), ENCODER)
-    base.load_state_dict({name.removeprefix("base."): value for name, value in ours.state_dict().items()})
-    torch.testing.assert_close(ours(batch()).total, base(batch()).total, atol=1e-6, rtol=1e-6)
+def batch_for(whom, size=6):
+    return batch(size, [view.size for view in whom.views()])
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_nothing_wrong_and_nothing_more_dropped_is_the_base(base):
+    """MAE drops by itself, and DILEMMA over it as much."""
+    ours = method(base, keep=0.25 if base == "mae" else 1.0, wrong_probability=0.0)
+    theirs = alone(base)
+    theirs.load_state_dict({name.removeprefix("base."): value for name, value in ours.state_dict().items()})
+    b = batch_for(ours)
+    mine, its = ours(b), theirs(b)
+    torch.testing.assert_close(mine.total, its.total, atol=1e-6, rtol=1e-6)
+    mine.total.backward()
+    its.total.backward()
+    gradients = dict(theirs.named_parameters())
+    for name, parameter in ours.base.named_parameters():
+        if parameter.requires_grad and parameter.grad is not None:
+            apart = (parameter.grad - gradients[name].grad).norm()
+            assert apart <= 1e-3 * gradients[name].grad.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_its_student_sees_in_part_what_the_base_allows_and_says_what_is_wrong(base):
+    ours, seen = method(base, keep=0.25), []
+    ours.base.encoder.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0].shape[:2]))
+    losses = ours(batch_for(ours))
+    assert seen[0] == (6 * STUDENT[base], 1 + 4)
+    assert "detection" in losses.terms
+    assert ours.plan(batch_for(ours)).wrong.shape == (6 * STUDENT[base], 4)
+    losses.total.backward()
+    assert ours.detector.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_every_part_that_learns_gets_a_gradient_and_nothing_else_does(base):
+    ours = method(base)
+    ours.before_step(Moment(0, 5.0, 0.5))
+    ours(batch_for(ours)).total.backward()
+    ours.after_backward()
+    for name, parameter in ours.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_the_small_crops_of_dino_are_seen_whole():
+    ours, seen = method("dino", keep=0.25), []
+    ours.base.encoder.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0].shape[:2]))
+    ours(batch_for(ours))
+    assert seen == [(12, 1 + 4), (12, 1 + 4)]  # 4 of 16 patches twice, and all 4 of two small crops
+
+
+def test_maes_decoder_is_not_misled():
+    """Wherever the encoder is told that its patches are, a decoder that ignores it sees the same."""
+    ours = method("mae", keep=0.5, wrong_probability=1.0)
+    ours.base.encoder.pos_embed.data.zero_()  # places mean nothing to the encoder
+    theirs = alone("mae", keep=0.5)
+    theirs.load_state_dict(ours.base.state_dict())
+    b = batch_for(ours)
+    torch.testing.assert_close(ours(b).terms["reconstruction"], theirs(b).total, atol=1e-6, rtol=1e-6)
 
 
 def test_total_is_base_plus_weighted_detection():
@@ -104,6 +169,7 @@ def test_pictures_show_what_is_kept_and_what_is_wrong():
     b = Batch(tuple(torch.full_like(view, 200) for view in b.views), b.ids, b.seed)
     dilemma_ = method(keep=0.5, wrong_probability=0.5)
     picture = dilemma_.pictures(b)["student"]
+    assert {"student", "views"} == set(dilemma_.pictures(b))
     assert picture.shape == (4 * 32, 6 * 32, 3)
     plan, student = dilemma_.plan(b), picture[32:64, :32]
     for patch in range(16):

@@ -83,17 +83,23 @@ def test_two_runs_agree_to_the_bit(length):
         assert torch.equal(first, second)
 
 
-def test_the_operator_uses_the_kernels_both_ways(monkeypatch, gradients, close):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_operator_uses_the_kernels_both_ways_where_they_are_asked_for(dtype, monkeypatch, gradients, close):
     launched = []
     for name in ("forward", "backward"):
         original = getattr(kernel, name)
         monkeypatch.setattr(kernel, name, lambda *a, n=name, f=original: launched.append(n) or f(*a))
-    qkv = torch.randn(2, 9, 3 * 32, dtype=torch.float16, requires_grad=True)
+    qkv = torch.randn(2, 9, 3 * 32, dtype=dtype, requires_grad=True)
     with use("triton", "attention"):
         actual = gradients(attention, qkv, 2)
     assert launched == ["forward", "backward"]
     for mine, wanted in zip(actual, gradients(reference.attention, qkv, 2), strict=True):
         close(mine, wanted)
+
+
+def test_in_fp32_they_wait_to_be_asked_for(monkeypatch):
+    monkeypatch.setattr(kernel, "forward", lambda *_: pytest.fail("was launched"))
+    attention(torch.randn(2, 9, 3 * 32), 2)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 96), (2, 0, 96)])

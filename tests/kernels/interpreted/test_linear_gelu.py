@@ -39,8 +39,9 @@ def test_nothing_is_kept_where_nothing_is_learned():
 
 
 def test_every_tile_of_rows_is_taken_once(close, monkeypatch):
-    tile = {"ROWS": 16, "FEATURES": 16, "DEPTH": 16, "BAND": 3, "num_warps": 4, "num_stages": 2}
-    monkeypatch.setattr(kernel, "forward_tile", lambda: tile)
+    sizes = {"ROWS": 16, "FEATURES": 16, "DEPTH": 16, "BAND": 3}
+    tile = {**sizes, "PRECISION": "ieee", "num_warps": 4, "num_stages": 2}
+    monkeypatch.setattr(kernel, "forward_tile", lambda dtype: tile)
     x, weight, bias, _ = sample(16 * 7 + 1, 20, 16 * 2 + 1, torch.float32)
     close(kernel.forward(x, weight, bias, True)[1], x.double() @ weight.double().T + bias)
 
@@ -69,17 +70,23 @@ def test_two_runs_agree_to_the_bit(gradients):
     assert all(torch.equal(first, second) for first, second in pairs)
 
 
-def test_the_operator_uses_the_kernels_both_ways(monkeypatch, gradients, close):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_operator_uses_the_kernels_both_ways_where_they_are_asked_for(dtype, monkeypatch, gradients, close):
     launched = []
     for name in ("forward", "backward"):
         original = getattr(kernel, name)
         monkeypatch.setattr(kernel, name, lambda *a, n=name, f=original: launched.append(n) or f(*a))
-    arguments = [t.requires_grad_() for t in sample(37, 5, 9, torch.float16)[:3]]
+    arguments = [t.requires_grad_() for t in sample(37, 5, 9, dtype)[:3]]
     with use("triton", "linear_gelu"):
         ours = gradients(linear_gelu, *arguments)
     assert launched == ["forward", "backward"]
     for actual, expected in zip(ours, gradients(reference.linear_gelu, *arguments), strict=True):
-        close(actual, expected, torch.float16)
+        close(actual, expected, dtype)
+
+
+def test_in_fp32_they_wait_to_be_asked_for(monkeypatch):
+    monkeypatch.setattr(kernel, "forward", lambda *_: pytest.fail("was launched"))
+    linear_gelu(*sample(3, 5, 9, torch.float32)[:3])
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)])

@@ -1,0 +1,136 @@
+"""Time and memory of losses over many logits, features to gradients: the operator beside the plain formula.
+
+python -m benchmarks.methods.loss_memory [--rounds 5] [--threads 2] [--record]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.methods.step import CPU, keep
+from vitkiln.engine import measure
+from vitkiln.kernels import use
+from vitkiln.kernels.contrastive import nt_xent
+from vitkiln.kernels.prototypes import prototype_cross_entropy
+
+RECORDS = Path(__file__).parents[1] / "records" / "loss_memory.jsonl"
+IMPLEMENTATIONS = {"operator": "torch", "plain": "reference"}
+
+
+def unit(*shape: int) -> Tensor:
+    """Random features of length 1, made without a copy: a peak before the step would hide some of the step's own."""
+    features = torch.randn(*shape)
+    return features.div_(torch.linalg.vector_norm(features, dim=-1, keepdim=True))
+
+
+def dino(images: int, prototypes: int) -> Callable[[], Tensor]:
+    """2 large crops and 8 small ones of each image."""
+    student, teacher, weight = unit(10, images, 256), unit(2, images, 256), unit(prototypes, 256)
+    center, leaves = torch.zeros(prototypes), (student.requires_grad_(), weight.requires_grad_())
+
+    def step() -> Tensor:
+        loss = prototype_cross_entropy(student, teacher, weight, center, 0.1, 0.04)
+        torch.autograd.grad(loss, leaves)
+        return loss.detach()
+
+    return step
+
+
+def simclr(images: int) -> Callable[[], Tensor]:
+    """2 views of each image."""
+    leaves = unit(images, 256).requires_grad_(), unit(images, 256).requires_grad_()
+
+    def step() -> Tensor:
+        loss = nt_xent(*leaves, 0.2)
+        torch.autograd.grad(loss, leaves)
+        return loss.detach()
+
+    return step
+
+
+LOSSES = {
+    "prototype_cross_entropy, 65,536 prototypes, d=256, 10 crops of 32 images": partial(dino, 32, 65_536),
+    "nt_xent, N=4096, D=256": partial(simclr, 4096),
+}
+
+
+def measured(name: str, implementation: str, rounds: int, threads: int) -> dict[str, Any]:
+    """In a process of its own, for its memory is what the process grows by while it works."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (name, implementation, rounds, threads))
+
+
+def _measured(name: str, implementation: str, rounds: int, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    step = LOSSES[name]()
+    with use(IMPLEMENTATIONS[implementation]):
+        for small in (dino(2, 512), simclr(2)):
+            small()  # the first call of all imports what is not the loss's
+        before = measure.peak_memory(CPU)
+        loss = step().item()
+        grown, seconds = measure.peak_memory(CPU) - before, []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - began)
+    return {"loss": loss, "bytes": grown, "seconds": seconds}
+
+
+def compare(name: str, rounds: int, threads: int) -> dict[str, Any]:
+    """What either takes, after losses were found equal."""
+    torch.set_num_threads(threads)
+    taken = {kind: measured(name, kind, rounds, threads) for kind in IMPLEMENTATIONS}
+    operator, plain = taken["operator"], taken["plain"]
+    assert abs(operator["loss"] - plain["loss"]) < 1e-4 * abs(plain["loss"]), taken
+    seconds = {kind: median(figures["seconds"]) for kind, figures in taken.items()}
+    return {
+        "suite": "methods",
+        "name": f"{name}, features to gradients, fp32",
+        "rounds": rounds,
+        "peak_growth_bytes": {kind: figures["bytes"] for kind, figures in taken.items()},
+        "memory_ratio": round(operator["bytes"] / plain["bytes"], 3),
+        "seconds": {kind: [round(q, 4) for q in quantiles(f["seconds"], n=4)] for kind, f in taken.items()},
+        "speedup": round(seconds["plain"] / seconds["operator"], 3),
+        "environment": measure.environment(CPU),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For a terminal."""
+    view = Table("by", "peak growth, MB", "seconds (median)", title=result["name"])
+    for kind, grown in result["peak_growth_bytes"].items():
+        view.add_row(kind, f"{grown / 1e6:.0f}", f"{result['seconds'][kind][1]:.3f}")
+    view.add_section()
+    view.add_row("", f"{result['memory_ratio']:.3f} of plain", f"{result['speedup']:.2f}x as fast")
+    return view
+
+
+def main() -> None:
+    """Print every comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help="append the results to benchmarks/records")
+    given = parser.parse_args()
+    for name in LOSSES:
+        result = compare(name, given.rounds, given.threads)
+        Console().print(table(result))
+        if given.record:
+            keep(RECORDS, result)
+
+
+if __name__ == "__main__":
+    main()

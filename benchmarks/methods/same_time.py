@@ -1,0 +1,143 @@
+"""Does detecting misplaced tokens help? Each base beside DILEMMA over it, side by side, for the same wall-clock time.
+
+python -m benchmarks.methods.same_time --root CIFAR10 --out DIR [--minutes 15] [--threads 1] [--base dino ...] [--record]
+
+A base and DILEMMA over it train at the same moment, each on `threads` threads, so that whatever disturbs one disturbs
+the other. Both are shipped recipes made small in the same way (SMALL). A run that DIR holds already is not repeated.
+kNN and linear accuracy are of the exported encoder, which for DINO is the teacher's; the untrained encoder is each
+recipe's own at its first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vitkiln.engine import measure
+
+RECORDS = Path(__file__).parents[1] / "records" / "same_time.jsonl"
+SMALL = {  # an encoder of 0.8 M parameters with 16 patches, in batches of 256
+    "encoder": {"name": "vit_tiny", "width": 128, "depth": 4, "heads": 4, "image_size": 32, "patch_size": 8},
+    "data": {"batch_size": 256, "workers": 0},
+    "optim": {"lr": 1e-3, "warmup_epochs": 1},
+    "run": {"epochs": 6, "precision": "fp32", "log_every": 20, "checkpoint_every": 2000},
+}
+PLAIN = {"crop_scale": [0.2, 1.0], "blur": [0.0, 0.0], "solarize": [0.0, 0.0]}
+OF_BASE: dict[str, dict[str, Any]] = {
+    "mocov3": {"method": {"hidden": 512, "output": 128, **PLAIN}, "encoder": {"freeze_patch_embed": False}},
+    "dino": {
+        "method": {
+            "hidden": 512, "bottleneck": 128, "output": 2048, "local_crops": 4, "local_size": 16, "momentum": 0.99,
+            "global_scale": [0.4, 1.0], "local_scale": [0.1, 0.4], "blur": [0.0] * 3, "solarize": [0.0] * 3,
+        },
+        "encoder": {"drop_path": 0.0},
+    },
+    "simclr": {
+        "method": {"hidden": 512, "output": 128, "crop_scale": [0.2, 1.0], "blur": 0.0},
+        "encoder": {"freeze_patch_embed": False},
+    },
+    "mae": {"method": {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4}},
+}  # fmt: skip
+KEEP = {"mocov3": 0.5, "dino": 0.5, "simclr": 0.5, "mae": 0.25}
+
+
+def overrides(base: str, sparse: bool, root: str, minutes: float) -> list[str]:
+    """Of the base's recipe, or of DILEMMA's over it."""
+    method = {"method": {"keep": KEEP[base]}} if sparse else {}
+    sections = [SMALL, OF_BASE[base], method, {"data": {"root": root}, "run": {"minutes": minutes}}]
+    merged = {f"{s}.{k}": v for part in sections for s, values in part.items() for k, v in values.items()}
+    return [f"{key}={json.dumps(value)}" for key, value in merged.items()]
+
+
+def recipes(base: str) -> dict[str, str]:
+    """By what is said of them in the table."""
+    return {"base": base, "dilemma": "dilemma" if base == "mocov3" else f"dilemma_{base}"}
+
+
+def train(base: str, root: str, minutes: float, threads: int, out: Path) -> None:
+    """Both at once; those that have finished before are left as they are."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    running = []
+    for kind, recipe in recipes(base).items():
+        folder = out / base / kind
+        if not (folder / "evaluation.json").exists():
+            changes = overrides(base, kind == "dilemma", root, minutes)
+            command = ["engine", "run", recipe, *changes, "--out", str(folder)]
+            running.append(subprocess.Popen(command, env=environment, stdout=sys.stderr))
+    if any(process.wait() for process in running):
+        sys.exit(f"{base}: a run failed; its folder under {out / base} says why")
+
+
+def linear(folder: Path, threads: int) -> dict[str, Any]:
+    """Linear accuracy of a finished run on the data that it was trained on."""
+    file = folder / "evaluation-linear.json"
+    if not file.exists():
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        subprocess.run(
+            ["engine", "eval", str(folder), "--protocol", "linear", "--json"], env=environment, check=True,
+            stdout=sys.stderr,
+        )  # fmt: skip
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def outcome(base: str, kind: str, folder: Path, threads: int) -> dict[str, Any]:
+    """One line of the table."""
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    knn = json.loads((folder / "evaluation.json").read_text())
+    probe = linear(folder, threads)
+    return {
+        "base": base,
+        "method": kind,
+        "steps": last["step"],
+        "epochs": last["epoch"],
+        "loss": last["loss"],
+        "detection loss": last.get("detection_loss"),
+        "kNN untrained": knn["untrained_top1"]["k20"],
+        "kNN": knn["top1"]["k20"],
+        "linear untrained": probe.get("untrained_top1"),
+        "linear": probe["top1"],
+    }
+
+
+def main() -> None:
+    """Train, evaluate, print, and append a record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True, help="a folder with train/ and test/, a folder for each class")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--base", nargs="+", choices=[*OF_BASE], default=[*OF_BASE])
+    parser.add_argument("--record", action="store_true")
+    chosen = parser.parse_args()
+    lines = []
+    for base in chosen.base:
+        train(base, chosen.root, chosen.minutes, chosen.threads, chosen.out)
+        lines += [outcome(base, kind, chosen.out / base / kind, chosen.threads) for kind in recipes(base)]
+    show(lines)
+    if chosen.record:
+        about = {"minutes": chosen.minutes, "threads of each run": chosen.threads, "classes": 10}
+        record = {"suite": "methods", "name": f"same time: {' '.join(chosen.base)}", **about, "runs": lines}
+        environment = measure.environment(None)
+        with RECORDS.open("a") as file:
+            file.write(json.dumps({**record, "environment": environment}) + "\n")
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """On the terminal."""
+    table = Table(*lines[0])
+    for line in lines:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in line.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

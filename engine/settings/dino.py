@@ -1,0 +1,64 @@
+"""Settings of DINO (arXiv:2104.14294)."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .sections import Encoder, MethodSettings
+from .strict import Count, NotNegative, Positive, Problem, Quadruple, Share, Shares, nearest_multiple
+
+Kinds = Annotated[
+    tuple[Share, Share, Share], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]  # of the first large crop, the second, and the small ones
+
+
+class Settings(MethodSettings):
+    """Published values; see methods/dino.py for what they mean."""
+
+    smallest_batch: ClassVar[int] = 2  # one image is its own centre, and has no neighbour
+
+    name: Literal["dino"] = "dino"
+    local_crops: Annotated[int, Field(ge=0)] = 8
+    local_size: Count = 96
+    global_scale: Shares = (0.4, 1.0)  # (0.14, 1) is the published choice without small crops
+    local_scale: Shares = (0.05, 0.4)
+    hidden: Count = 2048
+    bottleneck: Count = 256
+    output: Count = 65_536  # prototypes
+    norm_last_layer: bool = True  # prototypes of unit length; else each has a length of its own, which is learned
+    student_temperature: Positive = 0.1
+    teacher_temperature: Positive = 0.04
+    warmup_teacher_temperature: Positive = 0.04
+    warmup_teacher_epochs: NotNegative = 0.0
+    momentum: Share = 0.996
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    center_momentum: Share = 0.9
+    freeze_last_layer: NotNegative = 1.0  # epochs
+    koleo: NotNegative = 0.0
+    jitter: Quadruple = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: Share = 0.8
+    gray: Share = 0.2
+    blur: Kinds = (1.0, 0.1, 0.5)
+    solarize: Kinds = (0.0, 0.2, 0.0)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Ranges that torch would only complain about in the middle of a step."""
+        yield from super().conflicts()
+        for key, (low, high) in {"global_scale": self.global_scale, "local_scale": self.local_scale}.items():
+            if not 0 < low <= high:
+                yield Problem(key, (low, high), "must be two shares of the area, the smaller first and more than 0")
+        if self.jitter[3] > 0.5:
+            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")
+
+    def misfits(self, encoder: Encoder) -> Iterator[Problem]:
+        """Small crops that are not small, or that do not divide into patches."""
+        yield from super().misfits(encoder)
+        size, patch, largest = self.local_size, encoder.patch_size, encoder.image_size
+        if self.local_crops and size > largest:
+            yield Problem("local_size", size, f"must be at most encoder.image_size={largest}")
+        elif self.local_crops and size % patch:
+            nearest = nearest_multiple(size, patch)
+            yield Problem(
+                "local_size", size, f"must be a multiple of encoder.patch_size={patch}; the nearest is {nearest}"
+            )

@@ -1,0 +1,53 @@
+"""Settings of supervised training, from scratch (DeiT, arXiv:2012.12877) or from another method's encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .randaugment import policy
+from .sections import Encoder, Labelled
+from .strict import NotNegative, Positive, Problem, Quadruple, Share, Shares
+
+
+class Settings(Labelled):
+    """Published values; see methods/supervised.py for what they mean."""
+
+    name: Literal["supervised"] = "supervised"
+    pool: Literal["class", "mean"] = "class"
+    head_std: Positive = 0.02
+    mixup: NotNegative = 0.8  # alpha; 0: off
+    cutmix: NotNegative = 1.0
+    mix_probability: Share = 1.0
+    mix_switch: Share = 0.5  # how often cutmix where both are on
+    smoothing: Share = 0.1
+    erase: Share = 0.25
+    randaugment: str | None = "rand-m9-mstd0.5-inc1"
+    jitter: Quadruple = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue, in that strength always
+    crop_scale: Shares = (0.08, 1.0)
+    padding: Annotated[int, Field(ge=0)] = 0  # of a shifted square, in place of a crop of random size
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    flip: Share = 0.5
+    vertical_flip: Share = 0.0
+
+    def conflicts(self) -> Iterator[Problem]:
+        """A policy that nobody knows, and ranges that would only fail in a worker."""
+        if self.randaugment is not None:
+            try:
+                policy(self.randaugment)
+            except ValueError as error:
+                yield Problem("randaugment", self.randaugment, str(error))
+        low, high = self.crop_scale
+        if not 0 < low <= high:
+            yield Problem(
+                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
+            )
+        if self.jitter[3] > 0.5:
+            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")
+
+    def misfits(self, encoder: Encoder) -> Iterator[Problem]:
+        """A shift that leaves nothing of the image in sight."""
+        if self.padding >= encoder.image_size:
+            yield Problem("padding", self.padding, f"must be less than encoder.image_size={encoder.image_size}")
