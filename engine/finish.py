@@ -23,6 +23,9 @@ log = logging.getLogger("vitkiln")
 def finish(trainer: Trainer, folder: RunFolder) -> None:
     """Export, evaluate where there are labels, and mark the run as finished."""
     recipe, step = trainer.recipe, trainer.pace.step
+    artist = getattr(trainer.source, "artist", None)
+    if artist and (replaced := artist.told()):
+        log.info(replaced)
     exported = write(trainer.method.backbone(), folder.path / "export", recipe, step)
     report_accuracy(trainer, folder)
     if recipe.run.knn and trainer.source.classes:

@@ -22,6 +22,7 @@ SECTIONS: dict[str, type[Section]] = {"encoder": Encoder, "data": Data, "optim":
 WITHOUT_INFLUENCE = {  # no weight depends on them, so they may change while a run goes on
     "name",
     "data.workers",
+    "data.fractal_cache",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",

@@ -42,7 +42,7 @@ def accuracy(trainer: Trainer) -> dict[str, Any] | None:
 
 
 def validate(trainer: Trainer, reporter: Reporter) -> float:
-    """Report the accuracy from the first rank, when it is time; returns the seconds taken, which count as no training."""
+    """Report the accuracy from the first rank, when it is time; returns the seconds taken, which are not training."""
     if not due(trainer.pace):
         return 0.0
     began = time.perf_counter()

@@ -1,5 +1,6 @@
 """The checkout's folders are importable only as vitkiln.*; every test starts from the same random state."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+os.environ.setdefault("VITKILN_CACHE", str(Path(home) / "vitkiln"))  # tests that move the cache compile nothing anew
 
 settings.register_profile("vitkiln", deadline=None, derandomize=True, database=None)  # a busy machine is no failure
 settings.load_profile("vitkiln")

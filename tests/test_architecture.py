@@ -33,7 +33,7 @@ FORBIDDEN = {
     "engine": ["engine.cli"],
 }
 COMPOSED = {"patch_timm": {"add_layer_norm", "attention"}}  # a room made of the doors of others
-DECLARED_BASES: dict[str, set[str]] = {}  # a method that builds on another's class
+DECLARED_BASES = {"fractal": {"supervised"}}  # a method that builds on another's class
 WITHOUT_TORCH = ["engine/settings", "engine/recipe", "engine/complaints", "engine/catalogue", "engine/errors"]
 WITHOUT_TORCH += ["engine/cli.py", "engine/commands", "engine/vocabulary.py", "engine/methods/__init__.py"]
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}

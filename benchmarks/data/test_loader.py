@@ -64,17 +64,6 @@ def test_a_fractal(benchmark: Any, size: int, points: int) -> None:
     benchmark(source.image, 1)
 
 
-def test_the_search_of_32_categories(benchmark: Any) -> None:
-    """What a process does before its first pictures."""
-
-    def search() -> None:
-        source = Fractals(Data(source="fractal"), 0)
-        for category in range(32):
-            source.formula(category)
-
-    benchmark.pedantic(search, rounds=3)
-
-
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hard links to a few files: folders, names and inodes as a large set has them, and no space taken."""

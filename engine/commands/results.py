@@ -59,7 +59,7 @@ def evaluate(
         result = measure(checkpoint, data, protocol, **options, **shown)
     try:
         record(result, checkpoint)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # read-only, or not ours
         note(f"the result is not kept in the run folder: {error}")
     if json:
         as_json(result)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..settings import Section
 from ..settings.formulas import Formulas
 from .contour import atom, picture, rcdb
 from .fractal_categories import formulas
@@ -40,8 +39,7 @@ class Fractals:
     training.
     """
 
-    def __init__(self, section: Section, seed: int, split: Split = "train"):
-        data = Formulas.of(section)
+    def __init__(self, data: Formulas, seed: int, split: Split = "train"):
         self.instances = data.instances if split == "train" else max(1, data.instances // 4)
         self.classes: tuple[str, ...] | None = tuple(f"{category:05d}" for category in range(data.categories))
         self.first = 0 if split == "train" else data.instances

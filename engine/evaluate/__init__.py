@@ -66,7 +66,8 @@ def record(result: dict[str, Any], checkpoint: Path) -> Path | None:
     if folder.name != "checkpoints":
         return None
     file = folder.parent / f"evaluation-{result['protocol']}.json"
-    before = json.loads(file.read_text()) if file.exists() else []
+    found = json.loads(file.read_text()) if file.exists() else []
+    before = found if isinstance(found, list) else [found]  # the end of a run writes one by itself
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.write_text(json.dumps([*before, {"date": now, **result}], indent=1) + "\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..device import pick_device
 from .features import checked, several
 from .images import images_of
-from .subject import Options, open_method, open_splits
+from .subject import Options, kinds_of, open_method, open_splits
 
 PAIRS = 10_000
 CHUNK = 4096
@@ -89,7 +89,7 @@ def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str,
     subject = open_method(checkpoint)
     train, val = open_splits(subject.recipe, data)
     source, encoder = val or train, subject.method.backbone().to(pick_device(options.device))
-    kinds = (checked(options.features, encoder),) if options.features else subject.kinds
+    kinds = (checked(options.features, encoder),) if options.features else kinds_of(subject.recipe)
     with options.progress("images", images_of(options.limit, source)) as advance:
         found, numbers = several(encoder, source, kinds, options, advance)
     return {

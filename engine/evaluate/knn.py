@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from ..vit import ViT
 from .features import checked, several
 from .images import images_of, labels_of
-from .subject import Advance, Options, labelled, open_method
+from .subject import Advance, Options, kinds_of, labelled, open_method
 
 NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -83,9 +83,11 @@ def trained_and_untrained(
     """The same measurement for an encoder and for the one that it began as."""
     options = Options(workers=recipe.data.workers, limit=recipe.run.knn_images)
     val = open_source(recipe.data, recipe.run.seed, "val")
-    after = accuracies(trained.to(device), source, val, options)
-    before = accuracies(untrained.to(device), source, val, options)
-    return {**after, "untrained_top1": before["top1"]}
+    kinds = kinds_of(recipe)
+    after = accuracies(trained.to(device), source, val, options, kinds)
+    before = accuracies(untrained.to(device), source, val, options, kinds)
+    tops = {f"untrained_{name}": top for name, top in before.items() if name.startswith("top1")}
+    return {**after, **tops}
 
 
 def told(result: dict[str, Any]) -> str:
@@ -102,7 +104,7 @@ def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str,
     subject = open_method(checkpoint)
     train, val = labelled(subject.recipe, data, "knn")
     encoder = subject.method.backbone()
-    kinds = (checked(options.features, encoder),) if options.features else subject.kinds
+    kinds = (checked(options.features, encoder),) if options.features else kinds_of(subject.recipe)
     with options.progress("images", images_of(options.limit, train, val)) as advance:
         result = accuracies(encoder.to(pick_device(options.device)), train, val, options, kinds, advance)
     return {"protocol": "knn", "checkpoint": str(checkpoint), "step": subject.step, "features": kinds[0], **result}

@@ -17,13 +17,14 @@ from ..data.source import Source
 from ..data.still import subset
 from ..device import pick_device
 from ..errors import DataError, RecipeError
+from ..recipe import Recipe
 from ..schedule import cosine
 from ..vit import ViT
 from ..vocabulary import View
 from .features import checked, gathered, rows_of
 from .heads import Heads
 from .images import Crop, Still, images_of, labels_of, pictures
-from .subject import Advance, Options, Subject, labelled, open_method
+from .subject import BY_PATCHES, Advance, Options, base_of, labelled, open_method
 
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the published rate
 DECAYS = (0.0, 1e-4)
@@ -221,10 +222,11 @@ def split(encoder: ViT, sources: tuple[Source, Source | None], kind: str, varian
     return fit.part(~tested), fit.part(tested)
 
 
-def variant_of(subject: Subject, named: str | None) -> str:
+def variant_of(recipe: Recipe, named: str | None) -> str:
     """The one asked for, else that of the method's family."""
     if named is None:
-        return "mae" if "mean" in subject.kinds else "dino" if subject.base == "dino" else "mocov3"
+        base = base_of(recipe)
+        return "mae" if base in BY_PATCHES else "dino" if base == "dino" else "mocov3"
     if named not in VARIANTS:
         near = get_close_matches(named, VARIANTS, 1)
         hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(VARIANTS)}"
@@ -248,7 +250,7 @@ def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str,
     """The linear probe of a checkpoint on a folder with train/ and val/, or on the data it was trained on."""
     subject = open_method(checkpoint)
     sources = labelled(subject.recipe, data, "linear")
-    name = variant_of(subject, options.variant)
+    name = variant_of(subject.recipe, options.variant)
     variant, device = VARIANTS[name], pick_device(options.device)
     encoder = subject.method.backbone().to(device)
     kind = checked(options.features or kind_of(name, encoder), encoder)

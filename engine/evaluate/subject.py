@@ -55,16 +55,15 @@ class Subject(NamedTuple):
     step: int
     method: Method
 
-    @property
-    def base(self) -> str:
-        """The method, or the one that DILEMMA is laid over."""
-        name = self.recipe.method.name
-        return str(getattr(self.recipe.method, "base", name))
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Features that are worth a look: the class token, and the patches' mean where the loss is about patches."""
-        return ("class", "mean") if self.base in BY_PATCHES else ("class",)
+def base_of(recipe: Recipe) -> str:
+    """The method, or the one that DILEMMA is laid over."""
+    return str(getattr(recipe.method, "base", recipe.method.name))
+
+
+def kinds_of(recipe: Recipe) -> tuple[str, ...]:
+    """Features that are worth a look: the class token, and the patches' mean where the loss is about patches."""
+    return ("class", "mean") if base_of(recipe) in BY_PATCHES else ("class",)
 
 
 def open_method(checkpoint: Path) -> Subject:

@@ -27,11 +27,6 @@ class Formulas(Section):
     official: bool = False  # keep instances that diverge or show almost nothing, as published
     fractal_cache: Count = 256  # MiB in each worker for the points of formulas
 
-    @classmethod
-    def of(cls, data: Section) -> Formulas:
-        """These keys of a larger section, those that it lacks at their defaults."""
-        return cls(**{key: value for key, value in data if key in cls.model_fields})
-
     @property
     def contours(self) -> bool:
         """Whether polygons are drawn, not the points of iterated functions."""

@@ -77,7 +77,7 @@ def fractal_support(
     >>> half = torch.tensor([[[0.5, 0, 0, 0.5, 0, 0], [0.5, 0, 0, 0.5, 1, 1]]], dtype=torch.float64)
     >>> found = fractal_support(half, torch.full((1, 2), 0.5, dtype=torch.float64), torch.ones(1, 6).double(), 16, 99)
     >>> tuple(found.bits.shape), found.lit.tolist(), found.finite.tolist()
-    ((1, 32), [4], [True])
+    ((1, 32), [5], [True])
     """
     check_formulas(maps, probabilities, weights)
     kind = check_look(size, points, style)
@@ -124,7 +124,7 @@ def draw_fractals(bits: Tensor, seeds: Tensor, size: int = 362, style: str = "pa
     Result as of render_fractals; styles of points ignore the seeds. ValueError for what does not fit.
 
     >>> draw_fractals(torch.full((1, 32), 255, dtype=torch.uint8), torch.tensor([0]), 16)[0, 0].tolist()[:6]
-    [127, 127, 127, 0, 127, 0]
+    [0, 0, 127, 127, 0, 127]
     """
     kind = check_look(size, 2, style)
     check_bits(bits, size, style)

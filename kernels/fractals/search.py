@@ -26,7 +26,7 @@ def packed(generator: np.random.RandomState) -> Tensor:
 def opened(state: Tensor) -> np.random.RandomState:
     """A generator that goes on from a state."""
     numbers = state.numpy()
-    generator = np.random.RandomState()  # noqa: NPY002
+    generator = np.random.RandomState()
     generator.set_state(("MT19937", numbers[:WORDS].astype(np.uint32), int(numbers[WORDS]), 0, 0.0))
     return generator
 

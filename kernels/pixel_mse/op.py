@@ -162,10 +162,9 @@ def _check_patches(prediction: Tensor, images: Tensor) -> None:
     height, width = images.shape[1:3]
     if height % size or width % size:
         raise refusal("images", images, f"of a height and a width that patches of {size} divide")
-    if height * width // size**2 != prediction.shape[1]:
-        raise refusal(
-            "prediction", prediction, f"of {height * width // size**2} patches, as the images have of size {size}"
-        )
+    patches = height * width // size**2
+    if prediction.shape[1] != patches:
+        raise refusal("prediction", prediction, f"of {patches} patches, as the images have of size {size}")
 
 
 def _check_scaling(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

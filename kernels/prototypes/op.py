@@ -145,7 +145,7 @@ def prototype_cross_entropy(
 
     In nats, an fp32 scalar (fp64 where an argument is); computed in fp32, under autocast too. Student and weight
     have gradients, nothing else has. Neither logits nor probabilities of all K prototypes are kept or ever
-    whole: memory is that of features, of the weight's gradient, and of 2 million logits. No images: loss 0. Over
+    whole: memory is that of features, of the weight's gradient, and of a million logits. No images: loss 0. Over
     ranks, the loss is of this rank's images. ValueError where a shape or type does not fit, a number is not
     positive, or there are fewer than two views.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 1 << 21  # 8 MB in fp32: the prototypes of a chunk are as many as fit, but no fewer than
+LOGITS_AT_ONCE = 1 << 20  # 4 MB in fp32: the prototypes of a chunk are as many as fit, but no fewer than
 PROTOTYPES_AT_ONCE = 64  # which for features wider than that is no more than the features
 
 

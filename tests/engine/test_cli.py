@@ -19,6 +19,7 @@ from vitkiln.engine.settings.sections import SIZES
 from vitkiln.engine.vit import build
 
 SURFACE = {  # agreed with everybody who types it: change it with the documentation and on purpose
+    "fractal": [],
     "run": ["RECIPE", "KEY.SUB=VALUE", "--out", "--short", "--resume"],
     "validate": ["RECIPE...", "--short", "--json"],
     "eval": [
