@@ -32,10 +32,22 @@ def examine() -> list[Row]:
     probes = {name: probe(name) for name in ("torchvision", "timm")}  # they import while the rest is looked up
     torch, rows = torch_rows()
     rows = [python(), *rows, triton(torch), *flash_attention(), apex(), dali()]
-    rows.append(Row("csrc", "absent", "not built", "this version has no C++ or CUDA operators"))
+    rows.append(csrc(torch))
     rows += [imported(name, process) for name, process in probes.items()]
     rows += [tensorboard(), shared_memory(), file_descriptors()]
     return [*rows, *chosen(torch, {row.what: row for row in rows})]
+
+
+def csrc(torch: Any) -> Row:
+    """C++ and CUDA operators: whether they can be built, which their first use does."""
+    if os.environ.get("VITKILN_NATIVE") == "0":
+        return Row("csrc", "absent", "switched off", "by VITKILN_NATIVE=0; slower operators in Python answer")
+    tools = {"C++": os.environ.get("CXX", "g++"), "CUDA": os.environ.get("NVCC", "nvcc")}
+    found = {kind: shutil.which(tool) for kind, tool in tools.items()}
+    if torch is None or found["C++"] is None:
+        why = "PyTorch is missing" if torch is None else f"{tools['C++']} is not found; slower operators answer"
+        return Row("csrc", "absent", "cannot be built", why)
+    return Row("csrc", "ok", "C++ and CUDA" if found["CUDA"] else "C++", "built at the first use, then kept")
 
 
 def python() -> Row:

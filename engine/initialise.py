@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def initialise(vit: ViT) -> None:
     """Positions, tokens, linear layers and patch projection, as `settings.init` and `settings.position` say."""
     positions(vit)
-    std = 0.02 if vit.settings.init == "mae" else 1e-6
+    std = 1e-6 if vit.settings.init == "mocov3" else 0.02
     nn.init.normal_(vit.cls_token, std=std)
     if vit.settings.registers:
         nn.init.normal_(vit.reg_token, std=std)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from . import methods
+from .methods.method import Method
 from .optim import effective_lr
 from .pace import budget
 from .recipe import Recipe
@@ -39,7 +40,7 @@ def report(recipe: Recipe) -> dict[str, Any]:
         "effective_lr": effective_lr(recipe.optim, recipe.data.batch_size),
         "budget": budget(recipe.run),
         "negatives_per_anchor": method.negatives(recipe.data.batch_size // recipe.run.accumulate),
-        "memory_bytes": memory(recipe, parameters, learned, seen),
+        "memory_bytes": memory(recipe, parameters, learned, tokens(recipe, method)),
     }
 
 
@@ -47,6 +48,13 @@ def classes(recipe: Recipe) -> int:
     """As the recipe says; of a folder that nobody has looked into yet, ImageNet's 1000."""
     said = getattr(recipe.method, "classes", None)
     return int(said or (recipe.data.categories if recipe.data.source == "fractal" else 1000))
+
+
+def tokens(recipe: Recipe, method: Method) -> int:
+    """That the student sees of one image, in all its views: the leading ones in part, the others whole."""
+    keep, in_part = getattr(recipe.method, "keep", 1.0), getattr(getattr(method, "base", method), "student", 0)
+    patches = [(view.size // recipe.encoder.patch_size) ** 2 for view in method.views()]
+    return sum(1 + (kept(count, keep) if number < in_part else count) for number, count in enumerate(patches))
 
 
 def memory(recipe: Recipe, parameters: list[torch.nn.Parameter], learned: int, seen: int) -> int:
@@ -58,6 +66,5 @@ def memory(recipe: Recipe, parameters: list[torch.nn.Parameter], learned: int, s
     """
     width, depth, _ = recipe.encoder.shape
     fixed = 4 * (sum(p.numel() for p in parameters) + 3 * learned)
-    images = 2 * recipe.data.batch_size // recipe.run.accumulate
-    kept_values = 17 * images * (1 + seen) * depth * width
+    kept_values = 17 * recipe.data.batch_size // recipe.run.accumulate * seen * depth * width
     return fixed + BYTES[recipe.run.precision] * kept_values

@@ -27,6 +27,7 @@ from .report import Reporter, log_file
 from .run_folder import RunFolder, choose
 from .signals import Signals
 from .validation import validate
+from .vit import Block
 from .vocabulary import Batch, Losses
 
 log = logging.getLogger("vitkiln")
@@ -44,11 +45,12 @@ class Trainer:
         torch.manual_seed(recipe.run.seed)
         self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
         self.lr = optim.effective_lr(recipe.optim, recipe.data.batch_size)
-        self.optimizer = optim.build(recipe.optim, self.method, self.lr, device, self.method.backbone())
+        self.optimizer = optim.build(recipe.optim, self.method, self.lr, device, self.method.learner())
         self.pace = Pace(recipe.run, self.order.steps_per_epoch)
         if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
-            for block in self.method.backbone().blocks:
-                block.compile()
+            for block in self.method.modules():
+                if isinstance(block, Block):
+                    block.compile()
         self.model = distributed.parallel(self.method, device)
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
 
@@ -58,6 +60,7 @@ class Trainer:
             self.source,
             self.method.views(),
             batch_size=data.batch_size,
+            repeats=data.repeats,
             accumulate=run.accumulate,
             seed=run.seed,
             step=self.pace.step,
@@ -95,7 +98,8 @@ def in_steps(recipe: Recipe, images: int) -> Order:
             f"data.batch_size={data.batch_size}: does not divide into {world} ranks x {accumulate} micro-batches; "
             f"the nearest is {nearest}"
         )
-    return Order(images, data.batch_size, seed=recipe.run.seed, accumulate=accumulate, world=world)
+    seed, repeats = recipe.run.seed, data.repeats
+    return Order(images, data.batch_size, seed=seed, repeats=repeats, accumulate=accumulate, world=world)
 
 
 def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:

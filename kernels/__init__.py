@@ -7,6 +7,7 @@ from .attention import attention, class_attention
 from .augment_views import augment_views
 from .contrastive import info_nce, nt_xent
 from .detection_loss import detection_loss
+from .fractals import draw_fractals, fill_rate, fractal_support, render_fractals, search_fractals
 from .linear_gelu import linear_gelu
 from .patch_embed import patch_embed
 from .patch_timm import patch_timm
@@ -21,6 +22,9 @@ __all__ = [
     "augment_views",
     "class_attention",
     "detection_loss",
+    "draw_fractals",
+    "fill_rate",
+    "fractal_support",
     "info_nce",
     "linear_gelu",
     "normalized_pixel_mse",
@@ -29,7 +33,9 @@ __all__ = [
     "patch_timm",
     "place_tokens",
     "prototype_cross_entropy",
+    "render_fractals",
     "sample_tokens",
+    "search_fractals",
     "sinkhorn_center",
     "uniform",
     "use",

@@ -132,7 +132,8 @@ def reached(start: str) -> dict[str, set[str]]:
 
 
 def test_only_kernels_import_triton():
-    wrong = [f for f in FILES if is_triton(f) and f.name != "kernel.py" and f.parts[:2] != ("kernels", "_shared")]
+    theirs = ("kernel.py", "specimens.py")
+    wrong = [f for f in FILES if is_triton(f) and f.name not in theirs and f.parts[:2] != ("kernels", "_shared")]
     assert not wrong
 
 
@@ -215,6 +216,8 @@ def test_functions_stay_short(file):
 
 
 MANY_PARAMETERS = {
+    "engine/data/order.py": {"__init__"},
+    "engine/decoder.py": {"__init__"},
     "engine/data/loader.py": {"__init__"},  # keyword-only, each a key of the recipe or of the rank
 }
 

@@ -45,10 +45,13 @@ def test_the_wheel_is_pure_and_owns_one_import_name(wheel, contents):
     assert "vitkiln/__init__.py" not in contents  # a namespace, which others may share
 
 
+ROOMS = {"engine": ("py",), "kernels": ("py", "md"), "recipes": ("yaml",), "csrc": ("cpp", "cu", "h")}
+
+
 def test_the_wheel_holds_every_file_of_the_rooms(contents):
     wanted = {
         f"vitkiln/{file.relative_to(ROOT).as_posix()}"
-        for room, suffixes in (("engine", ("py",)), ("kernels", ("py", "md")), ("recipes", ("yaml",)))
+        for room, suffixes in ROOMS.items()
         for suffix in suffixes
         for file in (ROOT / room).rglob(f"*.{suffix}")
     }
@@ -57,7 +60,7 @@ def test_the_wheel_holds_every_file_of_the_rooms(contents):
 
 
 def test_the_wheel_holds_nothing_else(contents):
-    kept = ("vitkiln/engine/", "vitkiln/kernels/", "vitkiln/recipes/")
+    kept = ("vitkiln/engine/", "vitkiln/kernels/", "vitkiln/recipes/", "vitkiln/csrc/")
     stray = {name for name in contents if not name.startswith(kept) and ".dist-info/" not in name}
     assert not stray
     assert not {name for name in contents if name.endswith((".pyc", ".so"))}

@@ -1,6 +1,8 @@
 """Time and memory of losses over many logits, features to gradients: the operator beside the plain formula.
 
-python -m benchmarks.methods.loss_memory [--rounds 5] [--threads 2] [--record]
+python -m benchmarks.methods.loss_memory [--rounds 5] [--record]
+
+One thread, and the processor's time, which other work on the machine does not stretch as it does that of the clock.
 """
 
 from __future__ import annotations
@@ -66,53 +68,62 @@ LOSSES = {
 }
 
 
-def measured(name: str, implementation: str, rounds: int, threads: int) -> dict[str, Any]:
-    """In a process of its own, for its memory is what the process grows by while it works."""
+def peak(name: str, implementation: str) -> tuple[int, float]:
+    """Bytes that a process of its own grows by in its first step, and the loss."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (name, implementation, rounds, threads))
+        return pool.apply(_peak, (name, implementation))
 
 
-def _measured(name: str, implementation: str, rounds: int, threads: int) -> dict[str, Any]:
-    torch.set_num_threads(threads)
+def _peak(name: str, implementation: str) -> tuple[int, float]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     step = LOSSES[name]()
-    with use(IMPLEMENTATIONS[implementation]):
+    with use(implementation):
         for small in (dino(2, 512), simclr(2)):
             small()  # the first call of all imports what is not the loss's
         before = measure.peak_memory(CPU)
         loss = step().item()
-        grown, seconds = measure.peak_memory(CPU) - before, []
-        for _ in range(rounds):
-            began = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - began)
-    return {"loss": loss, "bytes": grown, "seconds": seconds}
+    return measure.peak_memory(CPU) - before, loss
 
 
-def compare(name: str, rounds: int, threads: int) -> dict[str, Any]:
+def interleaved(name: str, rounds: int) -> dict[str, list[float]]:
+    """Processor seconds a step of either, in turns, after a round of warm-up: whatever disturbs one disturbs the other."""
+    step = LOSSES[name]()
+    seconds: dict[str, list[float]] = {kind: [] for kind in IMPLEMENTATIONS}
+    for number in range(rounds + 1):
+        for kind, implementation in IMPLEMENTATIONS.items():
+            began = time.process_time()
+            with use(implementation):
+                step()
+            seconds[kind] += [time.process_time() - began] if number else []
+    return seconds
+
+
+def compare(name: str, rounds: int) -> dict[str, Any]:
     """What either takes, after losses were found equal."""
-    torch.set_num_threads(threads)
-    taken = {kind: measured(name, kind, rounds, threads) for kind in IMPLEMENTATIONS}
-    operator, plain = taken["operator"], taken["plain"]
-    assert abs(operator["loss"] - plain["loss"]) < 1e-4 * abs(plain["loss"]), taken
-    seconds = {kind: median(figures["seconds"]) for kind, figures in taken.items()}
+    torch.set_num_threads(1)
+    grown, losses = {}, {}
+    for kind, implementation in IMPLEMENTATIONS.items():
+        grown[kind], losses[kind] = peak(name, implementation)
+    assert abs(losses["operator"] - losses["plain"]) < 1e-4 * abs(losses["plain"]), losses
+    seconds = interleaved(name, rounds)
     return {
         "suite": "methods",
         "name": f"{name}, features to gradients, fp32",
         "rounds": rounds,
-        "peak_growth_bytes": {kind: figures["bytes"] for kind, figures in taken.items()},
-        "memory_ratio": round(operator["bytes"] / plain["bytes"], 3),
-        "seconds": {kind: [round(q, 4) for q in quantiles(f["seconds"], n=4)] for kind, f in taken.items()},
-        "speedup": round(seconds["plain"] / seconds["operator"], 3),
+        "peak_growth_bytes": grown,
+        "memory_ratio": round(grown["operator"] / grown["plain"], 3),
+        "processor_seconds": {kind: [round(q, 4) for q in quantiles(values, n=4)] for kind, values in seconds.items()},
+        "speedup": round(median(seconds["plain"]) / median(seconds["operator"]), 3),
         "environment": measure.environment(CPU),
     }
 
 
 def table(result: dict[str, Any]) -> Table:
     """For a terminal."""
-    view = Table("by", "peak growth, MB", "seconds (median)", title=result["name"])
+    view = Table("by", "peak growth, MB", "processor seconds", title=result["name"])
     for kind, grown in result["peak_growth_bytes"].items():
-        view.add_row(kind, f"{grown / 1e6:.0f}", f"{result['seconds'][kind][1]:.3f}")
+        view.add_row(kind, f"{grown / 1e6:.0f}", f"{result['processor_seconds'][kind][1]:.3f}")
     view.add_section()
     view.add_row("", f"{result['memory_ratio']:.3f} of plain", f"{result['speedup']:.2f}x as fast")
     return view
@@ -122,11 +133,10 @@ def main() -> None:
     """Print every comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", action="store_true", help="append the results to benchmarks/records")
     given = parser.parse_args()
     for name in LOSSES:
-        result = compare(name, given.rounds, given.threads)
+        result = compare(name, given.rounds)
         Console().print(table(result))
         if given.record:
             keep(RECORDS, result)

@@ -1,9 +1,9 @@
 """Does detecting misplaced tokens help? Each base beside DILEMMA over it, side by side, for the same wall-clock time.
 
-python -m benchmarks.methods.same_time --root CIFAR10 --out DIR [--minutes 15] [--threads 1] [--base dino ...] [--record]
+python -m benchmarks.methods.same_time --root CIFAR10 --out DIR [--minutes 15] [--threads 1] [--base NAME ...] [--record]
 
-A base and DILEMMA over it train at the same moment, each on `threads` threads: what disturbs one disturbs the
-other. Both are shipped recipes made small in the same way (SMALL). A run that DIR holds already is not repeated.
+A base and DILEMMA over it train at the same moment, each on `threads` threads: what disturbs one disturbs the other.
+Both are shipped recipes made small in the same way (SMALL). A run that DIR holds already is not repeated.
 kNN and linear accuracy are of the exported encoder, which for DINO is the teacher's; the untrained encoder is each
 recipe's own at its first step.
 """

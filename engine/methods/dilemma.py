@@ -65,6 +65,9 @@ class Dilemma(Method):
         losses.terms["detection"] = self.settings.weight * detection
         losses.metrics |= {"detection_loss": detection.detach(), "detection_accuracy": accuracy}
 
+    def learner(self) -> ViT:
+        return self.base.learner()
+
     def backbone(self) -> ViT:
         return self.base.backbone()
 

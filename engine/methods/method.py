@@ -35,6 +35,10 @@ class Method(nn.Module):
         """The encoder that is evaluated and exported."""
         raise NotImplementedError
 
+    def learner(self) -> ViT:
+        """The encoder that gradients reach: its rates may decay from layer to layer."""
+        return self.backbone()
+
     def before_step(self, now: Moment) -> None:
         """Comes before the forward pass of every step: temperatures and momenta that change with time."""
 
@@ -74,6 +78,9 @@ class Base(Method):
         Row 0 is the class token; where nothing else is read, `tokens` may hold that row alone.
         """
         raise NotImplementedError
+
+    def learner(self) -> ViT:
+        return self.encoder
 
     def backbone(self) -> ViT:
         return self.encoder

@@ -130,8 +130,8 @@ def normalized_pixel_mse(
     MAE's loss: He et al., arXiv:2111.06377.
 
     >>> images, mask = torch.arange(48, dtype=torch.uint8).view(1, 4, 4, 3), torch.tensor([[True, False, True, True]])
-    >>> round(normalized_pixel_mse(torch.zeros(1, 4, 12), images, mask).item(), 4)  # 11 / 12
-    0.9166
+    >>> round(normalized_pixel_mse(torch.zeros(1, 4, 12), 255 * images.float(), mask).item(), 4)  # 11 / 12
+    0.9167
     """
     _check(prediction, images, mask)
     _check_patches(prediction, images)
