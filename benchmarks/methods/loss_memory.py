@@ -87,7 +87,7 @@ def _peak(name: str, implementation: str) -> tuple[int, float]:
 
 
 def interleaved(name: str, rounds: int) -> dict[str, list[float]]:
-    """Processor seconds a step of either, in turns, after a round of warm-up: whatever disturbs one disturbs the other."""
+    """Processor seconds a step of either, in turns, after a round of warm-up."""
     step = LOSSES[name]()
     seconds: dict[str, list[float]] = {kind: [] for kind in IMPLEMENTATIONS}
     for number in range(rounds + 1):
