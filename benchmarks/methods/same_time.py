@@ -1,11 +1,11 @@
 """Does detecting misplaced tokens help? Each base beside DILEMMA over it, side by side, for the same wall-clock time.
 
-python -m benchmarks.methods.same_time --root CIFAR10 --out DIR [--minutes 15] [--threads 1] [--base NAME ...] [--record]
+python -m benchmarks.methods.same_time --root CIFAR10 --out DIR [--minutes 15] [--threads 1] [--base NAME] [--record]
 
 A base and DILEMMA over it train at the same moment, each on `threads` threads: what disturbs one disturbs the other.
 Both are shipped recipes made small in the same way (SMALL). A run that DIR holds already is not repeated.
-kNN and linear accuracy are of the exported encoder, which for DINO is the teacher's; the untrained encoder is each
-recipe's own at its first step.
+kNN and linear accuracy are of the encoder that is exported, which for DINO is the teacher's. The untrained encoder is
+that of a run of one step, whose rate, the first of a warm-up, is nought.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -63,17 +64,26 @@ def recipes(base: str) -> dict[str, str]:
 
 
 def train(base: str, root: str, minutes: float, threads: int, out: Path) -> None:
-    """Both at once; those that have finished before are left as they are."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    running = []
-    for kind, recipe in recipes(base).items():
-        folder = out / base / kind
-        if not (folder / "evaluation.json").exists():
-            changes = overrides(base, kind == "dilemma", root, minutes)
-            command = ["engine", "run", recipe, *changes, "--out", str(folder)]
-            running.append(subprocess.Popen(command, env=environment, stdout=sys.stderr))
-    if any(process.wait() for process in running):
+    """Both at once, and the untrained one after them; those that have finished before are left as they are."""
+    began = [begin(base, kind, root, minutes, threads, out / base / kind) for kind in recipes(base)]
+    if any(process.wait() for process in began if process):
         sys.exit(f"{base}: a run failed; its folder under {out / base} says why")
+    untrained = begin(base, "untrained", root, minutes, threads, out / base / "untrained")
+    if untrained and untrained.wait():
+        sys.exit(f"{base}: the untrained run failed")
+
+
+def begin(
+    base: str, kind: str, root: str, minutes: float, threads: int, folder: Path
+) -> subprocess.Popen[bytes] | None:
+    """A run under way, or None where it is there already."""
+    if (folder / "export").exists():
+        return None
+    changes = overrides(base, kind == "dilemma", root, minutes)
+    if kind == "untrained":
+        changes += ["run.minutes=null", "run.steps=1", "run.knn=false"]
+    command = ["engine", "run", recipes(base).get(kind, base), *changes, "--out", str(folder)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=sys.stderr)
 
 
 def linear(folder: Path, threads: int) -> dict[str, Any]:
@@ -85,27 +95,23 @@ def linear(folder: Path, threads: int) -> dict[str, Any]:
             ["engine", "eval", str(folder), "--protocol", "linear", "--json"], env=environment, check=True,
             stdout=sys.stderr,
         )  # fmt: skip
-    found: dict[str, Any] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads(file.read_text())[-1]
     return found
 
 
-def outcome(base: str, kind: str, folder: Path, threads: int) -> dict[str, Any]:
-    """One line of the table."""
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    knn = json.loads((folder / "evaluation.json").read_text())
-    probe = linear(folder, threads)
-    return {
-        "base": base,
-        "method": kind,
-        "steps": last["step"],
-        "epochs": last["epoch"],
-        "loss": last["loss"],
-        "detection loss": last.get("detection_loss"),
-        "kNN untrained": knn["untrained_top1"]["k20"],
-        "kNN": knn["top1"]["k20"],
-        "linear untrained": probe.get("untrained_top1"),
-        "linear": probe["top1"],
-    }
+def outcome(base: str, out: Path, threads: int) -> list[dict[str, Any]]:
+    """Lines of the table: untrained, base, DILEMMA."""
+    untrained = json.loads((out / base / "base" / "evaluation.json").read_text())["untrained_top1"]["k20"]
+    first = {"base": base, "method": "untrained", "steps": 0, "epochs": 0.0, "loss": None, "detection loss": None}
+    lines = [{**first, "kNN": untrained, "linear": linear(out / base / "untrained", threads)["top1"]}]
+    for kind in recipes(base):
+        folder = out / base / kind
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        knn = json.loads((folder / "evaluation.json").read_text())["top1"]["k20"]
+        about = {"base": base, "method": kind, "steps": last["step"], "epochs": round(last["epoch"], 2)}
+        losses = {"loss": last["loss"], "detection loss": last.get("detection_loss")}
+        lines.append({**about, **losses, "kNN": knn, "linear": linear(folder, threads)["top1"]})
+    return lines
 
 
 def main() -> None:
@@ -121,12 +127,12 @@ def main() -> None:
     lines = []
     for base in chosen.base:
         train(base, chosen.root, chosen.minutes, chosen.threads, chosen.out)
-        lines += [outcome(base, kind, chosen.out / base / kind, chosen.threads) for kind in recipes(base)]
+        lines += outcome(base, chosen.out, chosen.threads)
     show(lines)
     if chosen.record:
         about = {"minutes": chosen.minutes, "threads of each run": chosen.threads, "classes": 10}
         record = {"suite": "methods", "name": f"same time: {' '.join(chosen.base)}", **about, "runs": lines}
-        environment = measure.environment(None)
+        environment = measure.environment(torch.device("cpu"))
         with RECORDS.open("a") as file:
             file.write(json.dumps({**record, "environment": environment}) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,37 +14,44 @@ from .output import Json, as_json, as_table, note
 from .training import out_of_memory
 
 CHECKPOINT = typer.Argument(metavar="CHECKPOINT", help="A run folder, or a checkpoint step-NNNNNNN in one.")
-DATA = typer.Option(help="Labelled images: train/ and val/, or classes. [default: the run's own]")
 KINDS = "class|mean|class+mean|last-N"
 PROTOCOLS = "knn|linear|finetune|isotropy|top1"
-BATCH = typer.Option("--batch-size", min=1, help="Images at a time. [default: 128]", show_default=False)
-WORKERS = typer.Option("--workers", min=0, help="Processes that decode images. [default: 2]", show_default=False)
-DEVICE = typer.Option("--device", metavar="auto|cpu|cuda", help="Where the encoder runs. [default: auto]")
-LIMIT = typer.Option("--limit", min=1, help="At most so many images of either split.")
+Data = Annotated[
+    Path | None, typer.Option(help="Labelled images: train/ and val/, or classes. [default: the run's own]")
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at a time. [default: 128]")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images. [default: 2]")]
+Device = Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the encoder runs. [default: auto]")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many images of either split.")]
+Variant = Annotated[
+    str | None, typer.Option(metavar="mocov3|dino|mae", help="linear: whose probe. [default: the method's]")
+]
+Views = Annotated[
+    int | None, typer.Option(min=0, help="linear: crops of each training image beside itself. [default: 1]")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="linear: instead of the variant's 90 or 100.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="linear, isotropy: of what is drawn. [default: 0]")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="finetune: overrides of its recipe.")
+]
 
 
 def evaluate(
     checkpoint: Annotated[Path, CHECKPOINT],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="finetune: overrides of its recipe.")
-    ] = None,
-    data: Annotated[Path | None, DATA] = None,
+    overrides: Overrides = None,
+    data: Data = None,
     protocol: Annotated[str, typer.Option(metavar=PROTOCOLS, help="What is measured.")] = "knn",
     features: Annotated[str | None, typer.Option(metavar=KINDS, help="knn, linear, isotropy: of which tokens.")] = None,
-    variant: Annotated[
-        str | None, typer.Option(metavar="mocov3|dino|mae", help="linear: whose probe. [default: the method's]")
-    ] = None,
-    views: Annotated[
-        int | None, typer.Option(min=0, help="linear: crops of each training image beside itself. [default: 1]")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="linear: instead of the variant's 90 or 100.")] = None,
+    variant: Variant = None,
+    views: Views = None,
+    epochs: Epochs = None,
     half: Annotated[bool, typer.Option("--half", help="linear: keep features in 16 bits.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="linear, isotropy: of what is drawn. [default: 0]")] = None,
+    seed: Seed = None,
     out: Annotated[Path | None, typer.Option(help="finetune: its run folder. [default: runs/...]")] = None,
-    batch_size: Annotated[int | None, BATCH] = None,
-    workers: Annotated[int | None, WORKERS] = None,
-    device: Annotated[str | None, DEVICE] = None,
-    limit: Annotated[int | None, LIMIT] = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    device: Device = None,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
     """Measure what an encoder has learned; also kept as evaluation-PROTOCOL.json in the run folder."""
@@ -57,10 +65,20 @@ def evaluate(
 
         shown = {} if protocol == "finetune" else {"progress": progress}
         result = measure(checkpoint, data, protocol, **options, **shown)
+        keep(record, result, checkpoint)
+    show(result, json)
+
+
+def keep(record: Callable[[dict[str, Any], Path], object], result: dict[str, Any], checkpoint: Path) -> None:
+    """In the run folder, if it can be: what was measured is printed in any case."""
     try:
         record(result, checkpoint)
     except (OSError, ValueError) as error:  # read-only, or not ours
         note(f"the result is not kept in the run folder: {error}")
+
+
+def show(result: dict[str, Any], json: bool) -> None:
+    """Figures, and under them the rates of a grid."""
     if json:
         as_json(result)
         return
@@ -73,17 +91,17 @@ def evaluate(
 def embed(
     checkpoint: Annotated[Path, CHECKPOINT],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file .safetensors or .npy.")],
-    data: Annotated[Path | None, DATA] = None,
+    data: Data = None,
     features: Annotated[str | None, typer.Option(metavar=KINDS, help="Of which tokens. [default: class]")] = None,
     split: Annotated[str, typer.Option(metavar="train|val", help="Of which images.")] = "train",
     format: Annotated[
         str | None, typer.Option(metavar="safetensors|npy", help="[default: the suffix of OUT, else safetensors]")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Features in 16 bits.")] = False,
-    batch_size: Annotated[int | None, BATCH] = None,
-    workers: Annotated[int | None, WORKERS] = None,
-    device: Annotated[str | None, DEVICE] = None,
-    limit: Annotated[int | None, LIMIT] = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    device: Device = None,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
     """Write features, labels and paths of images to a file."""

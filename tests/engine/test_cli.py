@@ -23,15 +23,13 @@ SURFACE = {  # agreed with everybody who types it: change it with the documentat
     "run": ["RECIPE", "KEY.SUB=VALUE", "--out", "--short", "--resume"],
     "validate": ["RECIPE...", "--short", "--json"],
     "eval": [
-        "CHECKPOINT",
-        "--data",
-        "--protocol",
-        "--batch-size",
-        "--workers",
-        "--device",
-        "--limit",
-        "--json",
-    ],
+        "CHECKPOINT", "KEY.SUB=VALUE", "--data", "--protocol", "--features", "--variant", "--views", "--epochs",
+        "--half", "--seed", "--out", "--batch-size", "--workers", "--device", "--limit", "--json",
+    ],  # fmt: skip
+    "embed": [
+        "CHECKPOINT", "OUT", "--data", "--features", "--split", "--format", "--half", "--batch-size", "--workers",
+        "--device", "--limit", "--json",
+    ],  # fmt: skip
     "export": ["CHECKPOINT", "OUT", "--format"],
     "doctor": ["--json"],
     "list": ["recipes|methods|models|kernels", "--json"],
@@ -104,7 +102,7 @@ def test_version(engine):
     ("arguments", "expected"),
     [
         (["rnu", "dilemma"], "no such command rnu; did you mean run?"),
-        (["zzz"], "no such command zzz; there are run, validate, eval, export, doctor, list, show, copy, check-data"),
+        (["zzz"], "no such command zzz; there are run, validate, eval, embed, export, doctor, list, show, copy, check-data, fractal"),
         (["run"], "Missing argument 'RECIPE'; see `engine run --help`"),
         (["run", "dilemma", "--shrot"], "no such option --shrot; did you mean --short?"),
         (["run", "dilemma", "--epochs=3"], None),
