@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from . import checkpoint, methods
 from .errors import RecipeError
-from .recipe import Recipe, load
+from .evaluate.subject import open_method
+from .recipe import Recipe
 from .settings import Encoder
 from .vit import ViT
 
@@ -74,13 +74,8 @@ def snippet(path: Path, settings: Encoder) -> str:
 
 def open_encoder(source: Path) -> tuple[Recipe, int, ViT]:
     """The recipe, the step and the encoder of a checkpoint folder or run folder."""
-    found = checkpoint.named(source)
-    state = json.loads((found / checkpoint.STATE).read_text())
-    recipe = load(found / checkpoint.RECIPE, short=False)
-    bare = recipe.encoder.model_copy(update={"weights": None})  # where it began may be gone by now
-    method = methods.find(recipe.method.name)(recipe.method, bare)
-    method.load_state_dict(load_file(found / checkpoint.WEIGHTS))
-    return recipe, int(state["step"]), method.backbone()
+    subject = open_method(source)
+    return subject.recipe, subject.step, subject.method.backbone()
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..data.source import Source
-from ..data.still import subset
 from ..errors import RecipeError
 from ..vit import EVERYTHING, ViT
-from .images import Still, pictures
+from .images import Still, pictures, subset
 from .subject import Advance, Options
 
 KINDS = ("class", "mean", "class+mean", "last-4")  # and last-N for any number of blocks

@@ -21,6 +21,7 @@ from ..data.workers import AT_ONCE, Stream
 from ..errors import DataError
 from ..vocabulary import View
 
+SEED_OF_SUBSET = 1 << 32  # in the place of an epoch
 SMALL = 64  # pixels: encoders of at most this size see the whole picture, as those of CIFAR do
 log = logging.getLogger("vitkiln")
 Cut = Callable[[Image.Image, int], NDArray[np.uint8]]  # an image and its number -> [size, size, 3]
@@ -128,3 +129,12 @@ def labels_of(source: Source, numbers: Tensor) -> Tensor:
 def images_of(limit: int | None, *sources: Source | None) -> int:
     """How many images will be read, at most `limit` of each source."""
     return sum(min(len(source), limit or len(source)) for source in sources if source is not None)
+
+
+def subset(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """One index from each of `limit` equal stretches, all of them where there are no more."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    key = np.array([seed, SEED_OF_SUBSET], np.uint64)
+    within = np.random.Generator(np.random.Philox(key=key)).random(limit)
+    return ((np.arange(limit) + within) * (count / limit)).astype(np.int64)

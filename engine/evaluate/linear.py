@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data.source import Source
-from ..data.still import subset
 from ..device import pick_device
 from ..errors import DataError, RecipeError
 from ..recipe import Recipe
@@ -23,7 +22,7 @@ from ..vit import ViT
 from ..vocabulary import View
 from .features import checked, gathered, rows_of
 from .heads import Heads
-from .images import Crop, Still, images_of, labels_of, pictures
+from .images import Crop, Still, images_of, labels_of, pictures, subset
 from .subject import BY_PATCHES, Advance, Options, base_of, labelled, open_method
 
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the published rate

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from ..data.source import Source
-from ..data.still import subset
 from ..device import pick_device
 from ..errors import DataError, RecipeError
 from ..methods.method import Method
-from .images import Still, images_of, labels_of, pictures
+from .images import Still, images_of, labels_of, pictures, subset
 from .subject import Advance, Options, labelled, open_method
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitkiln.engine.data.folder import open_folder
 from vitkiln.engine.errors import DataError
-from vitkiln.engine.evaluate.images import Crop, Still, labels_of, pictures
+from vitkiln.engine.evaluate.images import Crop, Still, labels_of, pictures, subset
 from vitkiln.engine.vocabulary import View
 
 
@@ -81,3 +81,11 @@ def test_no_image_at_all_is_an_error(tmp_path):
     source = open_folder(str(tmp_path), None, "train")
     with pytest.raises(DataError, match=r"none of 1 images can be read; the first is .*1\.png"):
         list(pictures(source, Still(32), np.arange(1), batch_size=8, workers=0))
+
+
+def test_a_limit_takes_one_image_of_each_stretch() -> None:
+    chosen = subset(1000, 100, seed=0)
+    assert (chosen // 10 == np.arange(100)).all()
+    assert (chosen == subset(1000, 100, seed=0)).all()
+    assert (chosen != subset(1000, 100, seed=1)).any()
+    assert (subset(10, 20, seed=0) == np.arange(10)).all()
