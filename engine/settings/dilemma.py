@@ -37,7 +37,7 @@ class Detection(MethodSettings):
 
 
 @cache
-def over(base: str) -> type[MethodSettings]:
+def over(base: str) -> type[Detection]:
     """Settings of DILEMMA over a base: the base's own, under the name and with the keys of DILEMMA."""
     theirs = import_module(f".{base}", __package__).Settings
     own = {"base": Literal[base]}
