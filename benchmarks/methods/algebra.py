@@ -50,7 +50,7 @@ class StudentViewByView(Dilemma):
         plan, encoder = self.plan(batch), self.base.encoder
         parts = [Plan(*part) for part in zip(plan.keep.chunk(2), plan.place.chunk(2), strict=True)]
         tokens = torch.cat([encoder(view, part) for view, part in zip(batch.views, parts, strict=True)])
-        losses = self.base.losses(batch, tokens[:, 0])
+        losses = self.base.losses(batch, tokens, plan)
         self.detect(losses, self.detector, tokens[:, encoder.prefix :], plan)
         return losses
 
