@@ -42,15 +42,6 @@ class Settings(MethodSettings):
     blur: Kinds = (1.0, 0.1, 0.5)
     solarize: Kinds = (0.0, 0.2, 0.0)
 
-    def conflicts(self) -> Iterator[Problem]:
-        """Ranges that torch would only complain about in the middle of a step."""
-        yield from super().conflicts()
-        for key, (low, high) in {"global_scale": self.global_scale, "local_scale": self.local_scale}.items():
-            if not 0 < low <= high:
-                yield Problem(key, (low, high), "must be two shares of the area, the smaller first and more than 0")
-        if self.jitter[3] > 0.5:
-            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")
-
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """Small crops that are not small, or that do not divide into patches."""
         yield from super().misfits(encoder)

@@ -20,18 +20,13 @@ class Settings(MethodSettings):
     crop_scale: Shares = (0.2, 1.0)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Sizes of the decoder that do not divide, and a crop that torch would only complain about in a step."""
+        """Sizes of the decoder that do not divide."""
         yield from super().conflicts()
         width, unit = self.decoder_width, lcm(self.decoder_heads, 4)
         if width % unit:
             units = f"decoder_heads={self.decoder_heads}, and of 4 for sin-cos positions"
             nearest = nearest_multiple(width, unit)
             yield Problem("decoder_width", width, f"must be a multiple of {units}; the nearest is {nearest}")
-        low, high = self.crop_scale
-        if not 0 < low <= high:
-            yield Problem(
-                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
-            )
 
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """Nothing to see, or nothing to guess."""

@@ -1,10 +1,9 @@
 """Settings of MoCo v3 (arXiv:2104.02057)."""
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from .sections import MethodSettings
-from .strict import Count, Positive, Problem, Quadruple, Share, Shares
+from .strict import Count, Positive, Quadruple, Share, Shares
 
 
 class Settings(MethodSettings):
@@ -23,13 +22,3 @@ class Settings(MethodSettings):
     gray: Share = 0.2
     blur: Shares = (1.0, 0.1)  # of the first and the second view
     solarize: Shares = (0.0, 0.2)
-
-    def conflicts(self) -> Iterator[Problem]:
-        """Ranges that torch would only complain about in the middle of a step."""
-        low, high = self.crop_scale
-        if not 0 < low <= high:
-            yield Problem(
-                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
-            )
-        if self.jitter[3] > 0.5:
-            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")

@@ -95,6 +95,17 @@ class MethodSettings(Section):
 
     name: str
 
+    def conflicts(self) -> Iterator[Problem]:
+        """Crops and colours that would only fail in a worker, in the middle of a run."""
+        yield from super().conflicts()
+        for key in ("crop_scale", "global_scale", "local_scale"):
+            low, high = getattr(self, key, (1.0, 1.0))
+            if not 0 < low <= high:
+                yield Problem(key, (low, high), "must be two shares of the area, the smaller first and more than 0")
+        jitter = getattr(self, "jitter", None)
+        if jitter and jitter[3] > 0.5:
+            yield Problem("jitter", jitter, "the last, hue, must be at most 0.5")
+
     def with_data(self: Own, classes: int | None) -> Own:
         """These settings for data of so many classes (None: no labels); ValueError where they do not do."""
         return self

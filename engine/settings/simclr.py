@@ -1,10 +1,9 @@
 """Settings of SimCLR (arXiv:2002.05709) on a Vision Transformer."""
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from .sections import MethodSettings
-from .strict import Count, Positive, Problem, Quadruple, Share, Shares
+from .strict import Count, Positive, Quadruple, Share, Shares
 
 
 class Settings(MethodSettings):
@@ -21,14 +20,3 @@ class Settings(MethodSettings):
     jitter_probability: Share = 0.8
     gray: Share = 0.2
     blur: Share = 0.5
-
-    def conflicts(self) -> Iterator[Problem]:
-        """Ranges that torch would only complain about in the middle of a step."""
-        yield from super().conflicts()
-        low, high = self.crop_scale
-        if not 0 < low <= high:
-            yield Problem(
-                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
-            )
-        if self.jitter[3] > 0.5:
-            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")

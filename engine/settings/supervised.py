@@ -33,19 +33,13 @@ class Settings(Labelled):
     vertical_flip: Share = 0.0
 
     def conflicts(self) -> Iterator[Problem]:
-        """A policy that nobody knows, and ranges that would only fail in a worker."""
+        """A policy that nobody knows."""
+        yield from super().conflicts()
         if self.randaugment is not None:
             try:
                 policy(self.randaugment)
             except ValueError as error:
                 yield Problem("randaugment", self.randaugment, str(error))
-        low, high = self.crop_scale
-        if not 0 < low <= high:
-            yield Problem(
-                "crop_scale", self.crop_scale, "must be two shares of the area, the smaller first and more than 0"
-            )
-        if self.jitter[3] > 0.5:
-            yield Problem("jitter", self.jitter, "the last, hue, must be at most 0.5")
 
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """A shift that leaves nothing of the image in sight."""
