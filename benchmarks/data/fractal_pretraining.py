@@ -27,13 +27,22 @@ from vitkiln.engine import measure
 RECORDS = Path(__file__).parents[1] / "records" / "fractal_pretraining.jsonl"
 ENCODER = {  # 0.8 M parameters, 64 patches
     "name": "vit_tiny", "width": 128, "depth": 4, "heads": 4, "image_size": 32, "patch_size": 4, "drop_path": 0.0,
+    "position": "sincos", "init": "mocov3",
 }  # fmt: skip
+INK = {"mean": [0.1] * 3, "std": [0.2] * 3}  # of formula-driven images: mostly black
 RUN = {"precision": "fp32", "epochs": 30, "log_every": 20, "checkpoint_every": 2000, "knn": False}
 PRETRAIN: dict[str, dict[str, Any]] = {
-    "method": {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "randaugment": None, "crop_scale": [0.3, 1.0]},
-    "encoder": ENCODER,
-    "data": {"instances": 200, "fractal_size": 64, "fractal_points": 20_000, "batch_size": 128, "repeats": 1},
-    "optim": {"warmup_epochs": 1},
+    "method": {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "randaugment": None, "crop_scale": [0.6, 1.0]},
+    "encoder": {**ENCODER, **INK},
+    "data": {
+        "style": "point_gray",
+        "instances": 100,
+        "fractal_size": 64,
+        "fractal_points": 8_000,
+        "batch_size": 128,
+        "repeats": 1,
+    },
+    "optim": {"lr": 2e-3, "warmup_epochs": 1},
     "run": RUN,
 }
 FINETUNE: dict[str, dict[str, Any]] = {

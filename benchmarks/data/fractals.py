@@ -1,10 +1,9 @@
 """python -m benchmarks.data.fractals [--record]: the search, `exact` and `fast` on one core, against the goals.
 
-On a GPU also supports in points a second. --record appends a line to benchmarks/records/fractals.jsonl.
+On a GPU `benchmarks/gpu.sh` measures them. --record appends a line to benchmarks/records/fractals.jsonl.
 """
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from statistics import median
 
 import torch
 
+from vitkiln.engine import measure
 from vitkiln.kernels.fractals import (
     draw_fractals,
     fractal_support,
@@ -29,14 +29,14 @@ CANDIDATES = 42_655  # of the search for 1,000 categories
 RECORD = Path(__file__).parents[1] / "records" / "fractals.jsonl"
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> list[float]:
+def seconds(work: Callable[[], object]) -> list[float]:
     """Of each round, after one that is not counted: the core's own time, whoever else uses the machine."""
     work()
     taken = []
     for _ in range(ROUNDS):
-        started = clock()
+        started = time.thread_time()
         work()
-        taken.append(clock() - started)
+        taken.append(time.thread_time() - started)
     return taken
 
 
@@ -69,19 +69,6 @@ def on_one_core() -> dict[str, float]:
     }
 
 
-def on_a_gpu() -> dict[str, float]:
-    """25,000 supports at once, as many as FractalDB-1k has."""
-    maps, probabilities, weights = (tensor.cuda() for tensor in category())
-    many = [tensor.expand(25_000, *tensor.shape[1:]).contiguous() for tensor in (maps, probabilities, weights)]
-
-    def work() -> None:
-        fractal_support(*many, 362, POINTS)
-        torch.cuda.synchronize()
-
-    taken = seconds(work, time.perf_counter)
-    return {"gpu_points_per_s": 25_000 * POINTS / median(taken), "gpu_supports_ms": median(taken) * 1e3}
-
-
 def main(record: bool) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
@@ -94,20 +81,11 @@ def main(record: bool) -> None:
           f"(fastest {found['fast_images_per_s_fastest']:.0f}; goal 5000)")  # fmt: skip
     print(f"search  {found['search_ms_per_candidate']:8.2f} ms a candidate, "
           f"{found['search_ms_per_candidate'] * CANDIDATES / 1e3:.0f} s on one core for 1,000 categories")  # fmt: skip
-    if torch.cuda.is_available():
-        found |= on_a_gpu()
-        print(f"gpu     {found['gpu_points_per_s']:8.2e} points/s (goal 2e11 on H200)")
-    else:
-        print("gpu     not measured: there is none here")
     if record:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "torch": torch.__version__,
-            "device": device,
-        }
+        about = {"suite": "data", "name": "formula-driven images on one core", "native": native_state().status}
+        environment = measure.environment(torch.device("cpu"))
         with RECORD.open("a") as file:
-            file.write(json.dumps({**line, "native": native_state().status, **found}) + "\n")
+            file.write(json.dumps({**about, **found, "environment": environment}) + "\n")
 
 
 if __name__ == "__main__":
