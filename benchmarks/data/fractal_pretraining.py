@@ -4,8 +4,8 @@ python -m benchmarks.data.fractal_pretraining --root CIFAR10 --out DIR
     [--pretrain 30] [--finetune 15] [--categories 100] [--threads 2] [--evaluate-every 1] [--record]
 
 Times are minutes. One encoder is pre-trained on formulas; then the same fine-tuning recipe runs from it and from
-scratch, one after the other, so that each has the machine for itself. Accuracy on the test images is taken at the same
-epochs of both; a run that DIR holds already is not repeated.
+scratch, side by side with half of the threads each, so that whatever else the machine does slows both alike. Accuracy
+on the test images is taken at the same epochs of both; a run that DIR holds already is not repeated.
 """
 
 from __future__ import annotations
@@ -61,15 +61,19 @@ def overrides(sections: dict[str, dict[str, Any]], **more: Any) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in keys.items()]
 
 
-def run(recipe: str, changes: list[str], folder: Path, threads: int) -> Path:
-    """Train, unless it is done."""
+def begin(recipe: str, changes: list[str], folder: Path, threads: int) -> subprocess.Popen[bytes] | None:
+    """A run, unless it is done."""
     status = folder / "status.json"
-    if not (status.exists() and json.loads(status.read_text())["state"] == "finished"):
-        command = ["engine", "run", recipe, *changes, "--out", str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        if subprocess.run(command, env=environment, stdout=sys.stderr).returncode:
-            sys.exit(f"{recipe} failed; {folder} says why")
-    return folder
+    if status.exists() and json.loads(status.read_text())["state"] == "finished":
+        return None
+    command = ["engine", "run", recipe, *changes, "--out", str(folder)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=sys.stderr)
+
+
+def end(*runs: subprocess.Popen[bytes] | None) -> None:
+    """Wait for all."""
+    if any(run.wait() for run in runs if run):
+        sys.exit("a run failed; its last lines say why")
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -80,19 +84,22 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def train(chosen: argparse.Namespace) -> dict[str, Path]:
-    """All three runs."""
+    """One run, then two."""
     threads, workers = chosen.threads, max(0, chosen.threads - 1)
     pretrain = overrides(
         PRETRAIN, data__categories=chosen.categories, data__workers=workers, run__minutes=chosen.pretrain
     )
-    pretrained = run("fractal", pretrain, chosen.out / "formulas", threads)
-    folders = {"formulas": pretrained}
+    pretrained = chosen.out / "formulas"
+    end(begin("fractal", pretrain, pretrained, threads))
+    folders, runs = {}, []
     for name, weights in (("after formulas", str(pretrained)), ("from scratch", None)):
         changes = overrides(
-            FINETUNE, encoder__weights=weights, data__root=chosen.root, data__workers=workers,
+            FINETUNE, encoder__weights=weights, data__root=chosen.root, data__workers=0,
             run__minutes=chosen.finetune, run__evaluate_every=chosen.evaluate_every,
         )  # fmt: skip
-        folders[name] = run("fractal_finetune_cifar10", changes, chosen.out / name.replace(" ", "_"), threads)
+        folders[name] = chosen.out / name.replace(" ", "_")
+        runs.append(begin("fractal_finetune_cifar10", changes, folders[name], max(1, threads // 2)))
+    end(*runs)
     return folders
 
 
@@ -109,7 +116,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     chosen = parser.parse_args()
     folders = train(chosen)
-    curves = {name: curve(folder) for name, folder in folders.items() if name != "formulas"}
+    curves = {name: curve(folder) for name, folder in folders.items()}
     show(curves)
     if chosen.record:
         about = {key: getattr(chosen, key) for key in ("pretrain", "finetune", "categories", "threads")}
