@@ -28,6 +28,7 @@ PARTS = {  # in this order, each with its share of the time; what one leaves goe
     "place_tokens": 15,
     "losses": 20,
     "fractals": 15,
+    "optimizers": 15,
     "ablation": 60,
     "batches": 45,
     "graph": 30,
