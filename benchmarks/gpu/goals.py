@@ -193,10 +193,10 @@ GOALS = [
     Goal("RelViT heads, 256 images", "at most 0.2 ms, nothing N^2 in memory"),
     Goal("GMML masks, corruption and loss", "at most 3 % of a step of ViT-S"),
     Goal(
-        "AdamW with moving average", "at least 85 % of the rate of a copy", 85, "%", partial(share, name="adamw_ema_")
+        "adamw_ema_", "at least 85 % of the rate of a copy", 85, "%", partial(share, name="adamw_ema_")
     ),
     Goal(
-        "AdamW with moving average, 110 M parameters",
+        "adamw_ema_, 110 M weights",
         "at most 1.25 ms on an H200",
         1250,
         "us",
