@@ -2,7 +2,7 @@
 #pragma once
 
 #include "orbit.h"
-#include "random.h"
+#include "../random.h"
 
 namespace fractals {
 

@@ -11,7 +11,7 @@
 
 #include <tuple>
 
-#include "random.h"
+#include "../random.h"
 
 namespace {
 

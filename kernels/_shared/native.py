@@ -1,4 +1,4 @@
-"""Operators in C++ and CUDA: built once where there is a compiler, when the first of them is called, and kept.
+"""Operators in C++ and CUDA: a room's are built once where there is a compiler, when the first is called, and kept.
 
 VITKILN_NATIVE=0 switches them off; VITKILN_CACHE names the folder that keeps them, otherwise ~/.cache/vitkiln;
 CXX and NVCC name compilers. A build is found again by its sources, flags, compiler, torch and processor.
@@ -26,7 +26,8 @@ from .registration import NAMESPACE
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 ABI = "0x020a000000000000"  # torch's stable ABI as of 2.10
-FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-pthread", "-march=native", "-ffp-contract=off")
+VECTORS = ("-march=native", "-fno-math-errno", "-fno-trapping-math")  # of roots and choices too; values stay
+FLAGS = ("-std=c++17", "-O3", "-g0", "-fPIC", "-pthread", "-ffp-contract=off", *VECTORS)
 CUDA_FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC", "--fmad=false", "--threads=0", "-DUSE_CUDA")
 ARCHITECTURES = ("80", "90")
 TIMEOUT = 600  # seconds for a compiler
@@ -45,59 +46,62 @@ class NotBuilt(RuntimeError):
     """There is no library, and why."""
 
 
-_state = NativeState("not tried", "built when the first native operator is called")
+UNTRIED = NativeState("not tried", "built when the first native operator is called")
+_states: dict[str, NativeState] = {}
 
 
-def native_state() -> NativeState:
-    """What is known by now; nothing is built to find out."""
-    return NativeState("off", "VITKILN_NATIVE=0") if switched_off() else _state
+def native_state(room: str) -> NativeState:
+    """What is known of a room's operators by now; nothing is built to find out."""
+    return NativeState("off", "VITKILN_NATIVE=0") if switched_off() else _states.get(room, UNTRIED)
 
 
 def switched_off() -> bool:
     return os.environ.get("VITKILN_NATIVE") == "0"
 
 
-def native(device_type: str = "cpu") -> bool:
-    """Whether operators of csrc/ can run on this kind of device; builds them if need be."""
+def native(room: str, device_type: str = "cpu") -> bool:
+    """Whether the operators of csrc/<room> can run on this kind of device; builds them if need be."""
     if switched_off() or device_type not in ("cpu", "cuda"):
         return False
-    return _load(False).status == "built" and (device_type == "cpu" or _load(True).status == "built")
+    return _load(room, False).status == "built" and (device_type == "cpu" or _load(room, True).status == "built")
 
 
 @cache
-def _load(cuda: bool) -> NativeState:
-    """Build or find the library, and load it; once for a process. The CPU's also says what the operators are called."""
-    global _state
+def _load(room: str, cuda: bool) -> NativeState:
+    """Build or find a library, and load it; once for a process. The CPU's also says what the operators are called."""
     kind = "CUDA" if cuda else "C++"
     try:
-        path = library(cuda)
+        path = library(room, cuda)
         torch.ops.load_library(str(path))
-        found = NativeState("built", f"{_state.detail} and {kind}" if cuda else kind, str(path))
+        found = NativeState("built", f"{_states[room].detail} and {kind}" if cuda else kind, str(path))
     except (NotBuilt, OSError) as error:
         found = NativeState("missing", str(error))
-        log.warning("operators in %s are missing, slower ones in Python answer: %s", kind, error)
+        log.warning("%s: operators in %s are missing, slower ones in Python answer: %s", room, kind, error)
     if not cuda or found.status == "built":
-        _state = found
+        _states[room] = found
     return found
 
 
-def library(cuda: bool = False) -> Path:
-    """The CPU's operators or the GPU's, built if they are not in the cache; NotBuilt says why there are none."""
+def library(room: str, cuda: bool = False) -> Path:
+    """A room's operators for CPUs or for GPUs, built if they are not in the cache; NotBuilt says why there are none."""
     if not SOURCES.is_dir():
         raise NotBuilt(f"{SOURCES} does not exist")
-    files = sources(cuda)
+    files = sources(cuda, room)
+    if not files:
+        raise NotBuilt(f"csrc/{room} has no {'CUDA' if cuda else 'C++'}")
     command = cuda_compiler() if cuda else compiler()
     folder = cache_folder()
-    target = folder / f"{'cuda' if cuda else 'cpu'}-{fingerprint(files, command)}.so"
+    target = folder / f"{room}-{'cuda' if cuda else 'cpu'}-{fingerprint(files, command)}.so"
     if not target.exists():
-        with locked(folder / "lock"):
+        with locked(folder / f"{room}.lock"):
             if not target.exists():
                 build(command, files, target)
     return target
 
 
-def sources(cuda: bool) -> list[Path]:
-    return sorted(SOURCES.rglob("*.cu" if cuda else "*.cpp"))
+def sources(cuda: bool, room: str = "*") -> list[Path]:
+    """Of a room, or of all."""
+    return sorted(SOURCES.glob(f"{room}/*.cu" if cuda else f"{room}/*.cpp"))
 
 
 def compiler() -> list[str]:
@@ -125,9 +129,15 @@ def against_torch() -> list[str]:
 def fingerprint(files: list[Path], command: list[str]) -> str:
     """Of everything the library depends on, headers included."""
     digest = hashlib.sha256(repr((command, torch.__version__, processor(), version(command[0]))).encode())
-    for file in sorted({*files, *SOURCES.rglob("*.h")}):
+    for file in sorted({*files, *headers(files)}):
         digest.update(file.relative_to(SOURCES).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:24]
+
+
+def headers(files: list[Path]) -> Iterator[Path]:
+    """Those beside the sources, and those that every room may use."""
+    for folder in {SOURCES, *(file.parent for file in files)}:
+        yield from folder.glob("*.h")
 
 
 def processor() -> str:
@@ -163,7 +173,7 @@ def build(command: list[str], files: list[Path], target: Path) -> None:
     """Compile beside the name and rename, so that what bears the name is whole."""
     started = time.monotonic()
     link = ["-shared", f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
-    link += ["-ltorch_cuda"] if target.name.startswith("cuda") else []
+    link += ["-ltorch_cuda"] if "-cuda-" in target.name else []
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         draft = Path(scratch) / target.name
         ran = run([*command, *map(str, files), "-o", str(draft), *link])

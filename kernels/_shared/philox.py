@@ -12,6 +12,7 @@ from torch import Tensor
 from .checks import refusal
 
 ORDER, WRONG = 128, 129  # streams of sample_tokens
+BLOCKS, NOISE = 130, 131  # streams of groups
 WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)

@@ -176,7 +176,7 @@ def search_fractals(state: Tensor, count: int, size: int = 512, points: int = 10
 
 def runs_native(tensor: Tensor) -> bool:
     """Whether csrc answers for such arguments."""
-    return forced("fractals") not in ("reference", "torch") and native(tensor.device.type)
+    return forced("fractals") not in ("reference", "torch") and native("fractals", tensor.device.type)
 
 
 def implementation(name: str) -> Any:

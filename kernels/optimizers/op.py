@@ -17,6 +17,7 @@ ADAMW = (
 )  # fmt: skip
 LARS = ("lr", "weight_decay", "momentum", "trust", "scale", "pull", "skip")
 Tensors = Sequence[Tensor]
+Others = tuple[Tensors, Tensors, Tensors, Tensors, Tensors, Tensors]
 
 
 @torch.library.custom_op(
@@ -35,15 +36,15 @@ def _adamw(
     teacher_copies: list[Tensor],
     implementation: str,
 ) -> None:
-    rows = (parameters, grads, exp_avgs, exp_avg_sqs, teachers, copies, teacher_copies, groups)
+    others: Others = (grads, exp_avgs, exp_avg_sqs, teachers, copies, teacher_copies)
     if implementation == "native":
-        getattr(torch.ops, NAMESPACE).adamw_ema_table(table(*rows), hyper, torch.get_num_threads())
+        getattr(torch.ops, NAMESPACE).adamw_ema_table(table(parameters, others, groups), hyper, torch.get_num_threads())
     elif implementation == "triton":
         from . import kernel
 
-        kernel.adamw(table(*rows), hyper)
+        kernel.adamw(table(parameters, others, groups), hyper)
     else:
-        _plainly(reference.adamw, parameters, (grads, exp_avgs, exp_avg_sqs), hyper, *rows[4:])
+        _plainly(reference.adamw, parameters, (grads, exp_avgs, exp_avg_sqs), hyper, others[3:], groups)
 
 
 @_adamw.register_fake
@@ -76,15 +77,15 @@ def _lars(
     teacher_copies: list[Tensor],
     implementation: str,
 ) -> None:
-    rows = (parameters, grads, buffers, [], teachers, copies, teacher_copies, groups)
+    others: Others = (grads, buffers, [], teachers, copies, teacher_copies)
     if implementation == "native":
-        getattr(torch.ops, NAMESPACE).lars_ema_table(table(*rows), hyper, torch.get_num_threads())
+        getattr(torch.ops, NAMESPACE).lars_ema_table(table(parameters, others, groups), hyper, torch.get_num_threads())
     elif implementation == "triton":
         from . import kernel
 
-        kernel.lars(table(*rows), hyper)
+        kernel.lars(table(parameters, others, groups), hyper)
     else:
-        _plainly(reference.lars, parameters, (grads, buffers), hyper, *rows[4:])
+        _plainly(reference.lars, parameters, (grads, buffers), hyper, others[3:], groups)
 
 
 @_lars.register_fake
@@ -105,20 +106,18 @@ def _(
 def _plainly(
     update: Callable[..., None],
     parameters: Tensors,
-    others: Sequence[Tensors],
+    moments: Sequence[Tensors],
     hyper: Tensor,
-    teachers: Tensors,
-    copies: Tensors,
-    teacher_copies: Tensors,
+    followers: Sequence[Tensors],
     groups: Sequence[int],
 ) -> None:
     """Tensor by tensor; a row that skips is waited for, where native code and kernels need not."""
     skips, pulls = hyper[:, -1].tolist(), hyper[:, -2]
-    for index, (parameter, *mine) in enumerate(zip(parameters, *others, strict=True)):
+    for index, (parameter, *mine) in enumerate(zip(parameters, *moments, strict=True)):
         group = groups[index] if groups else 0
         if not skips[group]:
             update(parameter, *mine, hyper[group])
-            reference.follow(parameter, index, pulls[group], teachers, copies, teacher_copies)
+            reference.follow(parameter, index, pulls[group], *followers)
 
 
 @torch.no_grad()
@@ -185,26 +184,32 @@ def lars_ema_(
         _lars(*many, hyper, list(groups), list(teachers), list(copies), list(teacher_copies), how)
 
 
+def ready(device_type: str) -> bool:
+    """Whether native code or a kernel can run on this kind of device; C++ is built if need be."""
+    return native("optimizers") if device_type == "cpu" else triton_obstacle(device_type) is None
+
+
 def implementation(parameters: Tensors, others: Tensors, copies: Tensors) -> str:
     """native, triton or reference."""
     device = parameters[0].device.type
-    odd = _odd([*parameters, *others], torch.float32) or _odd(copies, torch.bfloat16)
+    unit = 16 if device == "cuda" else 1
+    odd = _odd([*parameters, *others], torch.float32, unit) or _odd(copies, torch.bfloat16, unit)
     wish = forced("optimizers")
     if wish == "reference" or (odd and device == "cpu"):
         return "reference"
-    if device == "cpu" and wish != "triton" and native("cpu"):
+    if device == "cpu" and wish != "triton" and native("optimizers"):
         return "native"
     obstacle = odd or triton_obstacle(device)
     return "triton" if choose("optimizers", obstacle, expected=device == "cuda") == "triton" else "reference"
 
 
-def _odd(tensors: Tensors, dtype: torch.dtype) -> str | None:
+def _odd(tensors: Tensors, dtype: torch.dtype, unit: int) -> str | None:
     """What keeps code that goes by addresses away from these."""
     for tensor in tensors:
         if tensor.dtype != dtype:
             return f"it moves {str(dtype).removeprefix('torch.')}, not {str(tensor.dtype).removeprefix('torch.')}"
-        if not tensor.is_contiguous() or tensor.data_ptr() % 16:
-            return "a tensor is not contiguous or does not begin at a multiple of 16 bytes"
+        if not tensor.is_contiguous() or tensor.data_ptr() % unit:
+            return f"a tensor is not contiguous or does not begin at a multiple of {unit} bytes"
     return None
 
 

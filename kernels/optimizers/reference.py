@@ -12,7 +12,7 @@ def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, h: Tensor) -> None:
     g = g * scale
     m.add_(weight1 * (g - m))
     v.add_(weight2 * (g * g - v))
-    p.mul_(1 - lr * decay).sub_(lr / correction1 * m / (v.sqrt() / correction2.sqrt() + eps))
+    p.mul_(1 - lr * decay).sub_(lr / correction1 * (m / (v.sqrt() / correction2.sqrt() + eps)))
 
 
 def lars(p: Tensor, g: Tensor, m: Tensor, h: Tensor) -> None:

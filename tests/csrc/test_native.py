@@ -12,9 +12,9 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 import torch
 from vitkiln.kernels.fractals import native_state, search_fractals, search_state
-assert native_state().status in ("not tried", "off"), native_state()
+assert native_state("fractals").status in ("not tried", "off"), native_state("fractals")
 found = search_fractals(search_state(1), 1, 32, 100)
-print(int(found.lit[0]), native_state().status)
+print(int(found.lit[0]), native_state("fractals").status)
 """
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not found")
 
@@ -45,7 +45,7 @@ def test_two_processes_at_once_build_one_library(built):
     cache, said = built
     assert {out[1] for out, _ in said} == {"built"}
     assert sum("built fractals/operators.cpp" in err for _, err in said) == 1
-    assert [file.suffix for file in sorted((cache / "native").iterdir())] == [".so", ""]
+    assert [file.suffix for file in sorted((cache / "native").iterdir())] == [".so", ".lock"]
 
 
 @needs_compiler
@@ -73,8 +73,8 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("VITKILN_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(NotBuilt, match="failed"):
-        library()
-    assert [file.name for file in (tmp_path / "native").iterdir()] == ["lock"]
+        library("fractals")
+    assert [file.name for file in (tmp_path / "native").iterdir()] == ["fractals.lock"]
 
 
 def test_sources_that_changed_are_built_anew(tmp_path):

@@ -14,7 +14,6 @@ from vitkiln.kernels.fractals import (
     draw_fractals,
     fill_rate,
     fractal_support,
-    native_state,
     render_fractals,
     search_fractals,
     search_state,
@@ -24,7 +23,7 @@ from vitkiln.kernels.fractals.reference import palette
 
 LEAST = 0.2
 CATEGORIES = Path(__file__).parents[2] / "engine" / "data" / "categories.csv"
-compiled = pytest.mark.skipif(not native(), reason=f"nothing to compare: {native_state().detail}")
+compiled = pytest.mark.skipif(not native("fractals"), reason="nothing to compare")
 
 
 def shipped():
@@ -169,7 +168,7 @@ def test_either_mode_lights_a_covered_pixel_as_often():
     for images in (
         draw_fractals(bits.expand(40, -1), torch.arange(40), 96),
         torch.cat([render_fractals(maps, probabilities, weights, torch.tensor([k]), 96, 20_000) for k in range(40)])
-        if native()
+        if native("fractals")
         else render_fractals(maps, probabilities, weights, torch.tensor([0]), 96, 20_000),
     ):
         lit = images[:, covered] > 0
@@ -264,7 +263,7 @@ def test_a_state_must_be_a_generators(state):
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("size", "points"), [(37, 3000), (362, 20_000)])
 def test_a_gpu_draws_the_same(style, size, points):
-    if not native("cuda"):
+    if not native("fractals", "cuda"):
         pytest.skip("the CUDA operators are not built")
     here, seeds = formulas(), torch.tensor([0, -7, 1 << 62])
     there = [tensor.cuda() for tensor in here]

@@ -124,7 +124,7 @@ def test_copies_are_what_was_computed_rounded(implementation):
         assert torch.equal(copy.nan_to_num(nan=7.0), exact.bfloat16().nan_to_num(nan=7.0))
 
 
-@pytest.mark.skipif(not native(), reason="no C++ compiler")
+@pytest.mark.skipif(not native("optimizers"), reason="no C++ compiler")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_nothing(threads):
     def moved(threads):

@@ -105,13 +105,14 @@ struct Philox {
   }
 };
 
-// kLanes counters (first + lane, c1, c2, 0) at once, by loops that a compiler turns into vectors: out[word][lane].
+// kLanes counters (first + lane, c1, c2, c3) at once, by loops that a compiler turns into vectors: out[word][lane].
 constexpr int kLanes = 16;
 
-inline void philox(uint64_t key, uint32_t first, uint32_t c1, uint32_t c2, uint32_t (&out)[4][kLanes]) {
+inline void philox(uint64_t key, uint32_t first, uint32_t c1, uint32_t c2, uint32_t (&out)[4][kLanes],
+                   uint32_t c3 = 0) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   uint32_t a[kLanes], b[kLanes], c[kLanes], d[kLanes];
-  for (int i = 0; i < kLanes; ++i) a[i] = first + i, b[i] = c1, c[i] = c2, d[i] = 0;
+  for (int i = 0; i < kLanes; ++i) a[i] = first + i, b[i] = c1, c[i] = c2, d[i] = c3;
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < kLanes; ++i) {
       uint64_t even = static_cast<uint64_t>(a[i]) * 0xD2511F53u, odd = static_cast<uint64_t>(c[i]) * 0xCD9E8D57u;
