@@ -9,7 +9,7 @@ from typing import Any
 
 from . import methods as methods_room
 from .recipe import SHIPPED, shipped
-from .settings.sections import SIZES
+from .settings.backbones import PARAMETERS, SIZES
 
 Rows = list[dict[str, Any]]
 HERE = Path(__file__).resolve().parent
@@ -47,7 +47,13 @@ def first_line(node: ast.Module | ast.FunctionDef) -> str:
 def models() -> Rows:
     """Named sizes, and their parameters for images of 224 x 224 and patches of 16 x 16."""
     return [
-        {"model": name, "width": width, "depth": depth, "heads": heads, "parameters": parameters(width, depth)}
+        {
+            "model": name,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "parameters": PARAMETERS.get(name) or parameters(width, depth),
+        }
         for name, (width, depth, heads) in SIZES.items()
     ]
 

@@ -1,8 +1,10 @@
-"""What guesses the patches that an encoder was not shown, and is thrown away afterwards."""
+"""What guesses the pixels that an encoder was not shown, and is thrown away afterwards."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitkiln import kernels
@@ -60,6 +62,38 @@ class Decoder(nn.Module):
         row = restore.clamp(max=visible.shape[1])  # every hidden patch reads the last row
         place = torch.arange(restore.shape[1], device=restore.device).expand_as(restore)
         return torch.cat([prefix, kernels.place_tokens(either, self.position, row, place)], 1)
+
+
+class PixelHead(nn.Module):
+    """Pixels from each token by itself: three linear layers with GELU, then one to p * p pixels of three channels.
+
+    The head of GMML (arXiv:2205.14986). Its last layer, there a transposed convolution, has one bias a channel.
+    Initialised as published: truncated normal 0.02 and biases 0, the last layer at PyTorch's default for a transposed
+    convolution. x [B, P, D] -> [B, P, p * p * 3], each patch's as (row, column, channel)
+    """
+
+    def __init__(self, width: int, patch_size: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.weight = nn.Parameter(torch.empty(3 * patch_size**2, width))
+        self.bias = nn.Parameter(torch.empty(3))
+        for layer in cast("list[nn.Linear]", [*self.layers]):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(len(self.weight) ** -0.5), len(self.weight) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in cast("list[nn.Linear]", [*self.layers]):
+            x = kernels.linear_gelu(x, layer.weight, layer.bias)
+        return F.linear(x, self.weight, self.bias.repeat(len(self.weight) // 3))
+
+
+def painted(prediction: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What is said of normalised pixels [B, P, p * p * 3] as uint8 patches, cut at black and white."""
+    center, scale = (prediction.new_tensor(values, dtype=torch.float32) for values in (mean, std))
+    pixels = prediction.float().unflatten(-1, (-1, 3)) * scale + center
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).flatten(-2)
 
 
 def patches_of(images: Tensor, size: int) -> Tensor:

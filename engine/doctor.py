@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 SMALL_SHM = 1 << 30  # bytes: workers hand their images over through it
 FEW_FILES = 1024  # descriptors: every worker and every tensor in shared memory holds some
+NEEDED = {"timm": "needed by encoder.name=swin_tiny only"}
 PATIENCE = 60  # seconds for another process to import a package
 
 
@@ -134,7 +135,7 @@ def apex() -> Row:
         return Row("apex", "absent", "not installed", "not needed: PyTorch's fused optimisers are used")
     if any((place / "multi_tensor_apply").is_dir() for place in places):
         kernels = "with" if find_spec("amp_C") else "without"
-        return Row("apex", "ok", f"NVIDIA's, {kernels} its CUDA kernels", "found, not called: PyTorch's are used")
+        return Row("apex", "ok", f"NVIDIA's, {kernels} its CUDA kernels", "for optim.backend=apex; auto does without")
     return Row("apex", "warning", "not NVIDIA's", "the apex of PyPI is another package: pip uninstall apex")
 
 
@@ -157,19 +158,20 @@ def probe(name: str) -> subprocess.Popen[str] | None:
 
 def imported(name: str, process: subprocess.Popen[str] | None) -> Row:
     """Whether that went well, and the last line of its complaint if not. The core needs neither package."""
+    need = NEEDED.get(name, "not needed")
     if process is None:
-        return Row(name, "absent", "not installed", "not needed")
+        return Row(name, "absent", "not installed", need)
     version = version_of(name) or "version unknown"
     try:
         _, complaint = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return Row(name, "warning", version, f"does not import within {PATIENCE} s; not needed")
+        return Row(name, "warning", version, f"does not import within {PATIENCE} s; {need}")
     if process.returncode == 0:
-        return Row(name, "ok", version, "imports; not needed")
+        return Row(name, "ok", version, f"imports; {need}")
     last = (complaint.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-    return Row(name, "absent", f"{version}, unusable", f"{last}; not needed")
+    return Row(name, "absent", f"{version}, unusable", f"{last}; {need}")
 
 
 def tensorboard() -> Row:

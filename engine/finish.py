@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from . import methods
-from .evaluate import knn
+from .evaluate import isotropy, knn
 from .export import snippet, write
 from .run_folder import RunFolder
 from .validation import accuracy, curve_point
+from .vit import ViT
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -30,8 +31,10 @@ def finish(trainer: Trainer, folder: RunFolder) -> None:
     report_accuracy(trainer, folder)
     if recipe.run.knn and trainer.source.classes:
         nearest_neighbours(trainer, folder)
+    if recipe.run.knn and trainer.method.spreads:
+        spread(trainer, folder)
     folder.status("finished", step=step)
-    log.info("encoder %s; in timm:\n%s", exported, snippet(exported, recipe.encoder))
+    log.info("encoder %s; to load it:\n%s", exported, snippet(exported, recipe.encoder))
 
 
 def report_accuracy(trainer: Trainer, folder: RunFolder) -> None:
@@ -47,9 +50,22 @@ def report_accuracy(trainer: Trainer, folder: RunFolder) -> None:
 
 def nearest_neighbours(trainer: Trainer, folder: RunFolder) -> None:
     """Of the encoder, beside the one that it began as."""
-    recipe = trainer.recipe
-    torch.manual_seed(recipe.run.seed)
-    untrained = methods.find(recipe.method.name)(recipe.method, recipe.encoder).backbone()
+    recipe, untrained = trainer.recipe, as_it_began(trainer)
     result = knn.trained_and_untrained(trainer.method.backbone(), untrained, recipe, trainer.source, trainer.device)
     (folder.path / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     log.info(knn.told(result))
+
+
+def spread(trainer: Trainer, folder: RunFolder) -> None:
+    """How evenly features use their directions: of the encoder, before and after."""
+    before, recipe = as_it_began(trainer), trainer.recipe
+    result = isotropy.before_and_after(before, trainer.method.backbone(), recipe, trainer.source, trainer.device)
+    (folder.path / "evaluation-isotropy.json").write_text(json.dumps(result, indent=1) + "\n")
+    log.info(isotropy.told(result))
+
+
+def as_it_began(trainer: Trainer) -> ViT:
+    """The encoder before the first step: drawn, or with the weights that the recipe names."""
+    recipe = trainer.recipe
+    torch.manual_seed(recipe.run.seed)
+    return methods.find(recipe.method.name)(recipe.method, recipe.encoder).backbone()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import nn
-
-from .positions import sincos
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .vit import ViT
@@ -25,10 +23,10 @@ def initialise(vit: ViT) -> None:
 
 
 def positions(vit: ViT) -> None:
-    """The fixed table under rows of zeros for the prefix, or a learned one, drawn."""
+    """The fixed table, or a learned one, drawn, or none."""
     if vit.settings.position == "sincos":
-        vit.pos_embed[0, -(vit.grid**2) :] = sincos((vit.grid, vit.grid), vit.width)
-    else:
+        vit.pos_embed[0] = vit.fixed((vit.side, vit.side))
+    elif vit.settings.position == "learned":
         nn.init.trunc_normal_(vit.pos_embed, std=0.02)
 
 
@@ -41,14 +39,15 @@ def mocov3(vit: ViT) -> None:
             nn.init.uniform_(module.weight, -bound, bound)
             nn.init.zeros_(module.bias)
     bound = (6 / (3 * vit.settings.patch_size**2 + vit.width)) ** 0.5
-    nn.init.uniform_(vit.patch_embed.proj.weight, -bound, bound)
-    vit.patch_embed.proj.bias.zero_()  # type: ignore[union-attr]
+    proj = cast("nn.Conv2d", vit.patch_embed.proj)
+    nn.init.uniform_(proj.weight, -bound, bound)
+    nn.init.zeros_(cast("Tensor", proj.bias))
 
 
 def mae(vit: ViT) -> None:
     """Xavier-uniform, query, key and value one matrix, the projection as one too, its bias at PyTorch's default."""
     xavier(vit)
-    nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
+    nn.init.xavier_uniform_(cast("nn.Conv2d", vit.patch_embed.proj).weight.flatten(1))
 
 
 def xavier(module: nn.Module) -> None:

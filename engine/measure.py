@@ -74,17 +74,22 @@ class StepClock:
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.waited = 0.0
-        self.steps = 0
+        self.steps = self.images = 0
         self.history: list[float] = []
 
-    def report(self, images_per_step: int) -> dict[str, float]:
+    def count(self, images: int) -> None:
+        """A step has been taken, of so many images."""
+        self.steps += 1
+        self.images += images
+
+    def report(self) -> dict[str, float]:
         """images/s and milliseconds a step since the last report; starts the next window."""
         now = time.perf_counter()
         seconds = (now - self.began) / max(1, self.steps)
         waited = self.waited / max(1, self.steps)
         self.history = [*self.history[-49:], seconds]
-        self.began, self.waited, self.steps = now, 0.0, 0
-        rate = images_per_step / seconds
+        rate = self.images / max(1, self.steps) / seconds
+        self.began, self.waited, self.steps, self.images = now, 0.0, 0, 0
         return {"images_per_second": rate, "step_ms": 1000 * seconds, "data_ms": 1000 * waited}
 
     def pause(self, seconds: float) -> None:

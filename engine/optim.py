@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .errors import MissingBackend
+from .one_pass import ONE_PASS, OnePass, usable
 from .schedule import cosine_inclusive
 from .settings import Optim
 
@@ -63,11 +67,33 @@ def build(
             kind = settings.decay_1d or parameter.ndim >= 2, depth_left.get(parameter, 0)
             groups.setdefault(kind, group_of(settings, *kind, lr, device))["params"].append(parameter)
     ordered = [groups[kind] for kind in sorted(groups, reverse=True)]
+    backend = chosen(settings, device)
+    if backend == "one_pass":
+        return ONE_PASS[settings.name](ordered, settings)
+    if backend == "apex":
+        return nvidias()(ordered, lr=lr, betas=settings.betas, capturable=True)
     if settings.name == "lars":
         return LARS(ordered, lr, settings.weight_decay, settings.momentum, settings.trust)
     if settings.name == "sgd":
         return torch.optim.SGD(ordered, lr=lr, momentum=settings.momentum, fused=True)
     return torch.optim.AdamW(ordered, lr=lr, betas=settings.betas, fused=True)
+
+
+def chosen(settings: Optim, device: torch.device) -> str:
+    """Who takes the step: one_pass, torch or apex."""
+    if settings.backend == "auto":
+        return "one_pass" if usable(settings.name, device) else "torch"
+    return settings.backend
+
+
+def nvidias() -> Any:
+    """NVIDIA's FusedAdam, whose step is AdamW's."""
+    try:
+        import_module("amp_C")  # which PyPI's apex, another package, has not
+        return import_module("apex.optimizers").FusedAdam
+    except ImportError:
+        text = "NVIDIA's apex is not installed with its CUDA kernels (github.com/NVIDIA/apex, a source build)"
+        raise MissingBackend(f"optim.backend=apex: {text}; auto does without it") from None
 
 
 def group_of(settings: Optim, decays: bool, above: int, lr: float, device: torch.device) -> dict[str, Any]:
@@ -84,16 +110,15 @@ def group_of(settings: Optim, decays: bool, above: int, lr: float, device: torch
 
 def blocks_above(encoder: nn.Module) -> Mapping[nn.Parameter, int]:
     """How many layers follow each parameter of an encoder, as BEiT and MAE count: depth + 1 for tokens and patches,
-    depth - i for block i, 0 for the last norm."""
-    depth = len(encoder.blocks)  # type: ignore[arg-type]
-
-    def above(name: str) -> int:
-        first, *rest = name.split(".")
-        if first == "blocks":
-            return depth - int(rest[0])
-        return 0 if first == "norm" else depth + 1
-
-    return {parameter: above(name) for name, parameter in encoder.named_parameters()}
+    depth - i for block i, 0 for the last norm. What lies between two blocks counts with the first of them."""
+    blocks = [*cast("Iterable[nn.Module]", encoder.blocks)]
+    depth = len(blocks)
+    within = {parameter: depth - i for i, block in enumerate(blocks) for parameter in block.parameters()}
+    found, here = {}, depth + 1
+    for name, parameter in encoder.named_parameters():
+        here = within.get(parameter, here)
+        found[parameter] = 0 if name.startswith("norm.") else here
+    return found
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -111,24 +136,62 @@ def set_decay(optimizer: torch.optim.Optimizer, settings: Optim, position: float
         group["weight_decay"] = decay if group["decays"] else 0.0
 
 
-def clip(parameters: Iterable[Tensor], settings: Optim) -> Tensor:
-    """The gradient's norm over the whole model; bounded where the settings say so, for the model or for each tensor."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Those that there are, in the optimiser's order."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def clip(grads: list[Tensor], settings: Optim) -> tuple[Tensor, Tensor | None]:
+    """The norm of all gradients, and the factor that bounds each where the settings say so, for all or for each."""
     norms = torch.stack(torch._foreach_norm(grads))
     total = norms.norm()
-    if settings.clip is not None:
-        each = total.expand(len(grads)) if settings.clip_per == "model" else norms
-        torch._foreach_mul_(grads, list((settings.clip / (each + 1e-6)).clamp(max=1.0).unbind()))
-    return total
+    if settings.clip is None:
+        return total, None
+    each = total.expand(len(grads)) if settings.clip_per == "model" else norms
+    return total, (settings.clip / (each + 1e-6)).clamp(max=1.0)
 
 
-def step(optimizer: torch.optim.Optimizer, norm: Tensor) -> Tensor:
-    """Move the weights, unless the gradient is not finite: then leave them good. Returns that flag, 0 or 1.
+def step(
+    optimizer: torch.optim.Optimizer,
+    settings: Optim,
+    following: Mapping[Tensor, Tensor] = MappingProxyType({}),
+    pull: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Clip, move the weights, and let teachers follow: `following` leads from a weight to its teacher's.
 
-    Nothing waits for the device: the flag is the one by which PyTorch's fused optimisers skip an overflow.
+    Where the gradient is not finite the weights stay good. Returns the gradient's norm and that flag, 0 or 1. Nothing
+    waits for the device: the flag is the one by which PyTorch's fused optimisers skip an overflow.
     """
-    flag = (~torch.isfinite(norm)).float()
-    optimizer.found_inf = flag  # type: ignore[attr-defined]
-    optimizer.step()
+    grads = gradients(optimizer)
+    norm, factors = clip(grads, settings)
+    optimizer.found_inf = flag = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+    if isinstance(optimizer, OnePass):
+        optimizer.factors, optimizer.following, optimizer.pull = factors, following, pull
+        optimizer.step()
+    else:
+        apart(optimizer, grads, factors, following, pull)
     optimizer.zero_grad(set_to_none=True)
-    return flag
+    return norm, flag
+
+
+@torch.no_grad()
+def apart(
+    optimizer: torch.optim.Optimizer,
+    grads: list[Tensor],
+    factors: Tensor | None,
+    following: Mapping[Tensor, Tensor],
+    pull: float,
+) -> None:
+    """The same in three passes."""
+    if factors is not None:
+        torch._foreach_mul_(grads, list(factors.unbind()))
+    optimizer.step()
+    follow(following, pull)
+
+
+@torch.no_grad()
+def follow(following: Mapping[Tensor, Tensor], pull: float) -> None:
+    """teacher += pull * (weight - teacher): where the two are equal they stay equal, bit for bit."""
+    if following:
+        torch._foreach_lerp_([*following.values()], [*following], pull)

@@ -61,8 +61,11 @@ class Pace:
 
     def rate(self, optim: Optim, base: float) -> float:
         """The learning rate of the step to come."""
-        warmup = optim.warmup_epochs / self.run.epochs * self.planned
-        return SCHEDULES[optim.schedule](self.position, self.planned, warmup, base, optim.min_lr)
+        epoch = self.planned / self.run.epochs  # steps of the schedule's
+        warmup, position = optim.warmup_epochs * epoch, self.position
+        if optim.rate_per == "epoch":
+            position = int(position / epoch + 1e-9) * epoch
+        return SCHEDULES[optim.schedule](position, self.planned, warmup, base, optim.min_lr)
 
     def remaining(self, seconds_per_step: float) -> float:
         """Seconds to go."""

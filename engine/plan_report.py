@@ -12,6 +12,7 @@ from .optim import effective_lr
 from .pace import budget
 from .recipe import Recipe
 from .settings import Labelled
+from .settings.backbones import activations
 from .settings.sections import kept
 
 BYTES = {"bf16": 2, "fp32": 4}
@@ -40,7 +41,9 @@ def report(recipe: Recipe) -> dict[str, Any]:
         "effective_lr": effective_lr(recipe.optim, recipe.data.batch_size),
         "budget": budget(recipe.run),
         "negatives_per_anchor": method.negatives(recipe.data.batch_size // recipe.run.accumulate),
-        "memory_bytes": memory(recipe, parameters, learned, tokens(recipe, method)),
+        "memory_bytes": memory(
+            recipe, parameters, learned, remembered(recipe, method) * activations_of(recipe, method)
+        ),
     }
 
 
@@ -50,21 +53,33 @@ def classes(recipe: Recipe) -> int:
     return int(said or (recipe.data.categories if recipe.data.source == "fractal" else 1000))
 
 
-def tokens(recipe: Recipe, method: Method) -> int:
-    """That the student sees of one image, in all its views: the leading ones in part, the others whole."""
+def activations_of(recipe: Recipe, method: Method) -> int:
+    """Tokens times channels, over all blocks, of what the student sees of one image in all its views: the leading
+    ones in part, the others whole."""
     keep, in_part = getattr(recipe.method, "keep", 1.0), getattr(getattr(method, "base", method), "student", 0)
-    patches = [(view.size // recipe.encoder.patch_size) ** 2 for view in method.views()]
-    return sum(1 + (kept(count, keep) if number < in_part else count) for number, count in enumerate(patches))
+    encoder, found = recipe.encoder, 0
+    for number, view in enumerate(method.views()):
+        patches = (view.size // encoder.patch_size) ** 2
+        seen = 1 + (kept(patches, keep) if number < in_part else patches)
+        found += activations(encoder.name, encoder.shape, view.size, seen)
+    return found
 
 
-def memory(recipe: Recipe, parameters: list[torch.nn.Parameter], learned: int, seen: int) -> int:
+def memory(recipe: Recipe, parameters: list[torch.nn.Parameter], learned: int, seen: float) -> int:
     """An estimate for one rank: weights, gradients and two moments in fp32, and what the student keeps for backward.
 
     Without fused kernels a block keeps about 17 values for each token and channel: inputs and outputs of two norms
     (4), query, key, value and their result (4), the MLP's hidden layer before and after GELU (8), a residual (1).
-    The teacher keeps none.
+    The teacher keeps none. `seen` is tokens times channels of all that is remembered at a time.
     """
-    width, depth, _ = recipe.encoder.shape
     fixed = 4 * (sum(p.numel() for p in parameters) + 3 * learned)
-    kept_values = 17 * recipe.data.batch_size // recipe.run.accumulate * seen * depth * width
-    return fixed + BYTES[recipe.run.precision] * kept_values
+    return fixed + BYTES[recipe.run.precision] * int(17 * seen)
+
+
+def remembered(recipe: Recipe, method: Method) -> float:
+    """Images whose activations are kept at a time: a micro-batch, a chunk of it, or none of a frozen encoder."""
+    images = recipe.data.batch_size // recipe.run.accumulate
+    chunk = getattr(recipe.method, "chunk", None)
+    if getattr(recipe.method, "frozen", False):
+        return 0
+    return images if chunk is None else min(images, chunk / len(method.views()))

@@ -68,6 +68,19 @@ class Recipe(Section):
         elif size % parts:
             text = f"must be a multiple of run.accumulate={parts}; the nearest is {nearest_multiple(size, parts)}"
             yield Problem("data.batch_size", size, text)
+        else:
+            yield from self.class_conflicts(size // parts)
+
+    def class_conflicts(self, images: int) -> Iterator[Problem]:
+        """Micro-batches of so many images that are not what was asked of their classes."""
+        classes, each = self.data.classes_per_batch, self.method.of_each_class
+        if classes is not None and images % classes:
+            yield Problem("data.classes_per_batch", classes, f"must divide a micro-batch, which is {images} images")
+        elif each is not None and images != each * (classes or 0):
+            text = f"must be {images / each:g}, so that a micro-batch of {images} images has {each} of each class"
+            yield Problem("data.classes_per_batch", classes, text)
+        if classes is not None and self.data.repeats > 1:
+            yield Problem("data.repeats", self.data.repeats, "must be 1 where data.classes_per_batch is set")
 
 
 def load(source: Path | str, overrides: Sequence[str] = (), short: bool | None = None) -> Recipe:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import checkpoint, distributed, methods, optim
 from .allocator import keep_freed_pages
+from .data.balanced import order_of
 from .data.loader import Loader
 from .data.order import Order
 from .data.source import Source, open_source
@@ -27,7 +28,7 @@ from .report import Reporter, log_file
 from .run_folder import RunFolder, choose
 from .signals import Signals
 from .validation import validate
-from .vit import Block
+from .vit import blocks_of
 from .vocabulary import Batch, Losses
 
 log = logging.getLogger("vitkiln")
@@ -41,16 +42,16 @@ class Trainer:
         assert source is not None  # only a second split may be absent
         self.source, self.device = source, device
         self.recipe = recipe = fitted(recipe, source)
-        self.order = in_steps(recipe, len(source))
+        self.order = in_steps(recipe, source)
         torch.manual_seed(recipe.run.seed)
         self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
         self.lr = optim.effective_lr(recipe.optim, recipe.data.batch_size)
         self.optimizer = optim.build(recipe.optim, self.method, self.lr, device, self.method.learner())
+        self.teachers = self.method.teachers()
         self.pace = Pace(recipe.run, self.order.steps_per_epoch)
         if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
-            for block in self.method.modules():
-                if isinstance(block, Block):
-                    block.compile()
+            for block in blocks_of(self.method):
+                block.compile()
         self.model = distributed.parallel(self.method, device)
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
 
@@ -62,6 +63,8 @@ class Trainer:
             batch_size=data.batch_size,
             repeats=data.repeats,
             accumulate=run.accumulate,
+            leftover=run.leftover == "step",
+            classes=data.classes_per_batch,
             seed=run.seed,
             step=self.pace.step,
             workers=data.workers,
@@ -88,9 +91,10 @@ def fitted(recipe: Recipe, source: Source) -> Recipe:
     return recipe.model_copy(update={"method": method})
 
 
-def in_steps(recipe: Recipe, images: int) -> Order:
+def in_steps(recipe: Recipe, source: Source) -> Order:
     """How the images fill steps; refused before anything is written."""
     data, accumulate, world = recipe.data, recipe.run.accumulate, distributed.world()
+    classes = data.classes_per_batch
     if data.batch_size % (accumulate * world):
         least = accumulate * world
         nearest = max(1, round(data.batch_size / least)) * least
@@ -98,8 +102,11 @@ def in_steps(recipe: Recipe, images: int) -> Order:
             f"data.batch_size={data.batch_size}: does not divide into {world} ranks x {accumulate} micro-batches; "
             f"the nearest is {nearest}"
         )
-    seed, repeats = recipe.run.seed, data.repeats
-    return Order(images, data.batch_size, seed=seed, repeats=repeats, accumulate=accumulate, world=world)
+    if classes is not None and classes % world:
+        raise RecipeError(f"data.classes_per_batch={classes}: must be a multiple of the {world} ranks")
+    seed, repeats, leftover = recipe.run.seed, data.repeats, recipe.run.leftover == "step"
+    how = {"seed": seed, "repeats": repeats, "accumulate": accumulate, "leftover": leftover, "world": world}
+    return order_of(source, data.batch_size, classes, **how)
 
 
 def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
@@ -116,10 +123,11 @@ def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
             (losses.total / len(batches)).backward()
         seen.append(losses)
     trainer.method.after_backward()
-    norm = optim.clip(trainer.method.parameters(), settings)
-    trainer.skipped += optim.step(trainer.optimizer, norm)
     pace.step += 1
-    trainer.method.after_step(pace.moment)
+    coming = pace.moment
+    norm, skipped = optim.step(trainer.optimizer, settings, trainer.teachers, trainer.method.pull(coming))
+    trainer.skipped += skipped
+    trainer.method.after_step(coming)
     return average(seen, norm)
 
 
@@ -132,11 +140,11 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
         batches = iter(loader)
         while not pace.done:
             began = time.perf_counter()
-            micro = [next(batches) for _ in range(run.accumulate)]
+            micro = [next(batches) for _ in range(trainer.order.parts(pace.step))]
             clock.waited += time.perf_counter() - began
             rate = pace.rate(trainer.recipe.optim, trainer.lr)
             losses = train_step(trainer, micro)
-            clock.steps += 1
+            clock.count(len(micro) * trainer.order.part)
             pace.seconds = shared_seconds(trainer, pace.seconds + time.perf_counter() - began)
             reporter.step(pace.position)
             last, reporting = pace.done, pace.step % run.log_every == 0
@@ -226,7 +234,7 @@ def report(trainer: Trainer, reporter: Reporter, clock: StepClock, losses: Losse
     pace = trainer.pace
     named = {"loss": losses.total, **losses.terms, **losses.metrics}
     values = distributed.mean_over_ranks(torch.stack([value.detach().float() for value in named.values()])).tolist()
-    timing = clock.report(trainer.recipe.data.batch_size)
+    timing = clock.report()
     reporter.metrics(
         {
             "step": pace.step,

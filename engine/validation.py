@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from . import distributed
 from .data.source import open_source
 from .evaluate.top1 import top1
-from .methods.method import Method
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -27,15 +26,10 @@ def due(pace: Pace) -> bool:
     return int(pace.epoch / every) > int((pace.step - 1) / pace.steps_per_epoch / every)
 
 
-def has_classifier(method: Method) -> bool:
-    """Whether it says what `predict` gives."""
-    return type(method).predict is not Method.predict
-
-
 def accuracy(trainer: Trainer) -> dict[str, Any] | None:
     """Top-1 on the second split; None where there is none, or no classifier."""
     recipe = trainer.recipe
-    val = open_source(recipe.data, recipe.run.seed, "val") if has_classifier(trainer.method) else None
+    val = open_source(recipe.data, recipe.run.seed, "val") if trainer.method.classifies() else None
     if val is None or val.classes is None:
         return None
     return top1(trainer.method, val, device=trainer.device, workers=recipe.data.workers, limit=recipe.run.knn_images)

@@ -1,5 +1,6 @@
 """The Vision Transformer, in timm's parameter names, reading only the patches that its plan keeps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -9,22 +10,44 @@ from torch import Tensor, nn
 
 from vitkiln import kernels
 
+from .backbone import EVERYTHING as EVERYTHING
+from .backbone import Backbone
 from .initialise import initialise
-from .positions import resample
+from .positions import resample, sincos
 from .settings import Encoder
 from .vocabulary import Plan
 from .weights import load_weights
 
-EVERYTHING = Plan()
 Pair = tuple[Tensor, Tensor]
 
 
 def build(settings: Encoder) -> "ViT":
     """The encoder of a recipe: initialised, or begun with the weights that it names."""
-    encoder = ViT(settings)
+    encoder = kind_of(settings.name)(settings)
     if settings.weights:
         load_weights(encoder, Path(settings.weights))
     return encoder
+
+
+def kind_of(name: str) -> type["ViT"]:
+    """The class of a named encoder, imported when it is asked for. Of `ViT` each has at least what `Backbone` says;
+    settings refuse methods that need more (`MethodSettings.needs_plain`)."""
+    if name == "swin_tiny":
+        from .swin import Swin
+
+        return cast("type[ViT]", Swin)
+    if name == "t2t_vit_14":
+        from .t2t import T2TViT
+
+        return T2TViT
+    return ViT
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """Every block of encoders and decoders, once: what is compiled by itself."""
+    found = {part: None for part in module.modules() if isinstance(part, Block)}
+    encoders = [part for part in module.modules() if isinstance(part, Backbone)]
+    return [*(found | {block: None for encoder in encoders for block in encoder.parts()})]
 
 
 class LayerScale(nn.Module):
@@ -113,7 +136,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, patch_size, patch_size)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """Vision Transformer (Dosovitskiy et al., arXiv:2010.11929) without a head.
 
     Its state_dict is that of timm's VisionTransformer with `num_classes=0`, so either loads the other's.
@@ -124,19 +147,30 @@ class ViT(nn.Module):
         self.settings = settings
         self.width, depth, heads = settings.shape
         self.grid = settings.image_size // settings.patch_size
+        self.side = settings.image_size // self.stride
         self.prefix = 1 + settings.registers
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.width))
         if settings.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, settings.registers, self.width))
-        rows = self.grid**2 + self.prefix * settings.class_position
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.width), settings.position == "learned")
-        self.patch_embed = PatchEmbed(settings.patch_size, self.width)
+        if settings.position != "none":
+            rows = self.side**2 + self.prefix * settings.class_position
+            self.pos_embed = nn.Parameter(torch.zeros(1, rows, self.width), settings.position == "learned")
+        self.patch_embed = self.projection()
         self.blocks = nn.ModuleList(
             Block(self.width, heads, settings.mlp_ratio, settings.layer_scale) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.norm: nn.LayerNorm = nn.LayerNorm(self.width, eps=1e-6)
         initialise(self)
         self.patch_embed.requires_grad_(not settings.freeze_patch_embed)
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the tokens of its blocks."""
+        return self.settings.patch_size
+
+    def projection(self) -> nn.Module:
+        """What makes tokens of pixels."""
+        return PatchEmbed(self.settings.patch_size, self.width)
 
     def forward(self, images: Tensor, plan: Plan = EVERYTHING, branches: Tensor | None = None) -> Tensor:
         """Tokens after the last norm: prefix (class, registers), then the kept patches in the plan's order.
@@ -156,6 +190,28 @@ class ViT(nn.Module):
             x, y = block(x, y, following, its_part)
         return last.first_row(x, y, after, part)[1][:, 0]
 
+    def layers(
+        self, images: Tensor, blocks: Sequence[int], plan: Plan = EVERYTHING, branches: Tensor | None = None
+    ) -> list[Tensor]:
+        """The residual stream after each of these blocks, counted from 1, without the norm: each [B, prefix + K, D]
+
+        Blocks above the highest one are not computed. ValueError for a block that there is not.
+        """
+        depth, streams = len(self.blocks), []
+        if not blocks or not all(1 <= number <= depth for number in blocks):
+            raise ValueError(f"blocks: {list(blocks)}; must be numbers from 1 to {depth}")
+        x, y = self.enter(images, plan)
+        for block, after, part in self.steps(branches)[: max(blocks)]:
+            x, y = block(x, y, after, part)
+            streams.append(x)
+        return [streams[number - 1] for number in blocks]
+
+    def stream(self, images: Tensor, branches: Tensor | None = None) -> Tensor:
+        x, y = self.enter(images, EVERYTHING)
+        for block, after, part in self.steps(branches):
+            x, y = block(x, y, after, part)
+        return x[:, self.prefix :]
+
     def enter(self, images: Tensor, plan: Plan) -> Pair:
         """The residual stream and the first block's norm of it."""
         x = self.embed(images, plan)
@@ -171,10 +227,11 @@ class ViT(nn.Module):
     def embed(self, images: Tensor, plan: Plan) -> Tensor:
         """Gather what is kept, project it, tell it its place: [B, prefix + K, D], in fp32 under autocast."""
         prefix, position = self.positions(self.grid_of(images))
+        proj = cast("PatchEmbed", self.patch_embed).proj
         x = kernels.patch_embed(
             images,
-            self.patch_embed.proj.weight,
-            self.patch_embed.proj.bias,
+            proj.weight,
+            proj.bias,
             position,
             prefix,
             plan.keep,
@@ -187,16 +244,34 @@ class ViT(nn.Module):
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The prefix rows with their positions [prefix, D], and the patches' table for this grid [P, D]."""
         prefix = torch.cat([self.cls_token, self.reg_token], 1) if self.settings.registers else self.cls_token
-        table = self.pos_embed[0]
+        if self.settings.position == "none":
+            return prefix[0], prefix.new_zeros(grid[0] * grid[1], self.width)
+        table = self.fitted(self.pos_embed, grid)[0]
         if self.settings.class_position:
             prefix, table = prefix + table[: self.prefix], table[self.prefix :]
-        if grid != (self.grid, self.grid):
-            table = resample(table, (self.grid, self.grid), grid, self.settings.position)
         return prefix[0], table
 
-    def grid_of(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[1:3] if images.shape[-1] == 3 else images.shape[2:]
-        size = self.settings.patch_size
-        if height % size or width % size:
-            raise ValueError(f"images: {height} x {width} pixels; must be multiples of the patch size {size}")
-        return height // size, width // size
+    def fitted(self, table: Tensor, new: tuple[int, int]) -> Tensor:
+        """A table of positions [1, rows, D] on another grid: a fixed one is made anew, a learned one is resampled."""
+        prefix = self.prefix * self.settings.class_position
+        old = round((table.shape[1] - prefix) ** 0.5)
+        if new == (old, old) or old**2 != table.shape[1] - prefix:
+            return table
+        if self.settings.position == "sincos":
+            return self.fixed(new).to(table)[None]
+        return torch.cat([table[0, :prefix], resample(table[0, prefix:], (old, old), new)])[None]
+
+    def adapt(self, state: dict[str, Tensor]) -> str | None:
+        kind = self.settings.position
+        if kind == "none":
+            left = state.pop("pos_embed", None)
+            return None if left is None else "its positions are left out, encoder.position=none"
+        if "pos_embed" not in state:
+            state["pos_embed"] = self.pos_embed.detach()
+            return f"it has no positions, which begin anew, encoder.position={kind}"
+        state["pos_embed"] = self.fitted(state["pos_embed"], (self.side, self.side))
+        return None
+
+    def fixed(self, grid: tuple[int, int]) -> Tensor:
+        """The table that is not learned, under rows of zeros for the prefix: [rows, D]"""
+        return F.pad(sincos(grid, self.width), (0, 0, self.prefix * self.settings.class_position, 0))

@@ -7,22 +7,24 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import RecipeError
-from .positions import resample
 
 if TYPE_CHECKING:
-    from .vit import ViT
+    from .backbone import Backbone
 
 log = logging.getLogger("vitkiln")
 State = dict[str, Tensor]
+SIGNS = {  # weights that only one kind of encoder has
+    "swin_tiny": "layers.0.blocks.0.attn.relative_position_bias_table",
+    "t2t_vit_14": "patch_embed.first.features",
+}
 HEADS = ("head.", "fc_norm.", "head_dist.")  # what timm puts on an encoder
 
 
-def load_weights(encoder: ViT, path: Path) -> None:
+def load_weights(encoder: Backbone, path: Path) -> None:
     """Start an encoder from a run or checkpoint folder, or from a safetensors file under timm's names, ours or not.
 
     A head of any shape is left out, and positions are resampled where the grid differs. RecipeError, with the first
@@ -30,8 +32,8 @@ def load_weights(encoder: ViT, path: Path) -> None:
     """
     path = path.expanduser()
     state, heads = of_run(path) if path.is_dir() else of_file(path)
-    if "pos_embed" in state:
-        state["pos_embed"] = fitted(state["pos_embed"], encoder)
+    if said := encoder.adapt(state):
+        log.info("%s: %s", path, said)
     fault = misfit(state, heads, encoder)
     if fault:
         raise RecipeError(f"encoder.weights={path}: {fault}; it fits {fitting(state, heads)}")
@@ -69,13 +71,13 @@ def of_file(path: Path) -> tuple[State, int | None]:
 
 
 def _named_heads(said: dict[str, object]) -> int | None:
-    from .settings.sections import SIZES
+    from .settings.backbones import SIZES
 
     shape = SIZES.get(str(said.get("name")))
     return shape and shape[2]
 
 
-def misfit(state: State, heads: int | None, encoder: ViT) -> str | None:
+def misfit(state: State, heads: int | None, encoder: Backbone) -> str | None:
     """The first weight that is missing, of another shape or left over, or heads that differ."""
     wanted = encoder.state_dict()
     for name, tensor in wanted.items():
@@ -92,11 +94,14 @@ def misfit(state: State, heads: int | None, encoder: ViT) -> str | None:
 
 def fitting(state: State, heads: int | None) -> str:
     """The settings of the encoder that these weights are of."""
-    if not {"cls_token", "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"} <= set(state):
+    for name, key in SIGNS.items():
+        if key in state:
+            return f"encoder.name={name}"
+    if not {"cls_token", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} <= set(state):
         return "no encoder of ours: a Vision Transformer's weights under timm's names are needed"
     width = state["cls_token"].shape[-1]
-    rows = state["pos_embed"].shape[1]
-    class_position = round(rows**0.5) ** 2 != rows
+    rows = state["pos_embed"].shape[1] if "pos_embed" in state else 0
+    class_position = rows == 0 or round(rows**0.5) ** 2 != rows
     found = {
         "width": width,
         "depth": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
@@ -108,14 +113,3 @@ def fitting(state: State, heads: int | None) -> str:
         "layer_scale": "any number" if "blocks.0.ls1.gamma" in state else None,
     }
     return ", ".join(f"encoder.{key}={value}" for key, value in found.items() if value is not None)
-
-
-def fitted(table: Tensor, encoder: ViT) -> Tensor:
-    """A position table for this encoder's grid."""
-    prefix = encoder.prefix * encoder.settings.class_position
-    old = round((table.shape[1] - prefix) ** 0.5)
-    if old == encoder.grid or old**2 != table.shape[1] - prefix:
-        return table
-    kind = encoder.settings.position
-    patches = resample(table[0, prefix:], (old, old), (encoder.grid, encoder.grid), kind)
-    return torch.cat([table[0, :prefix], patches])[None]

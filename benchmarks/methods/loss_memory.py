@@ -1,6 +1,6 @@
 """Time and memory of losses over many logits, features to gradients: the operator beside the plain formula.
 
-python -m benchmarks.methods.loss_memory [--rounds 5] [--record]
+python -m benchmarks.methods.loss_memory [--rounds 5] [--record] [--only TEXT]
 
 One thread, and the processor's time, which other work on the machine does not stretch as it does that of the clock.
 """
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from benchmarks.methods.step import CPU, keep
 from vitkiln.engine import measure
-from vitkiln.kernels import use
-from vitkiln.kernels.contrastive import nt_xent
-from vitkiln.kernels.prototypes import prototype_cross_entropy
+from vitkiln.kernels import info_nce, nt_xent, prototype_cross_entropy, relation_loss, sup_con, use
 
 RECORDS = Path(__file__).parents[1] / "records" / "loss_memory.jsonl"
+Step = Callable[[], list[Tensor]]
 IMPLEMENTATIONS = {"operator": "torch", "plain": "reference"}
 
 
@@ -37,34 +36,62 @@ def unit(*shape: int) -> Tensor:
     return features.div_(torch.linalg.vector_norm(features, dim=-1, keepdim=True))
 
 
-def dino(images: int, prototypes: int) -> Callable[[], Tensor]:
-    """2 large crops and 8 small ones of each image."""
-    student, teacher, weight = unit(10, images, 256), unit(2, images, 256), unit(prototypes, 256)
+def gradients(loss: Callable[[], Tensor], *leaves: Tensor) -> Step:
+    """A step: the loss and its gradients."""
+
+    def step() -> list[Tensor]:
+        found = loss()
+        return [found.detach(), *torch.autograd.grad(found, leaves)]
+
+    return step
+
+
+def dino(images: int, prototypes: int, crops: int = 10) -> Step:
+    """2 large crops of each image, and the others small."""
+    student, teacher, weight = unit(crops, images, 256), unit(2, images, 256), unit(prototypes, 256)
     center, leaves = torch.zeros(prototypes), (student.requires_grad_(), weight.requires_grad_())
-
-    def step() -> Tensor:
-        loss = prototype_cross_entropy(student, teacher, weight, center, 0.1, 0.04)
-        torch.autograd.grad(loss, leaves)
-        return loss.detach()
-
-    return step
+    return gradients(lambda: prototype_cross_entropy(student, teacher, weight, center, 0.1, 0.04), *leaves)
 
 
-def simclr(images: int) -> Callable[[], Tensor]:
+def moco(rows: int) -> Step:
+    """Keys of a teacher, which need no gradient."""
+    query, key = unit(rows, 256).requires_grad_(), unit(rows, 256)
+    return gradients(lambda: info_nce(query, key, 0.2).mean(), query)
+
+
+def clip(rows: int) -> Step:
+    """Keys that learn too."""
+    query, key = unit(rows, 256).requires_grad_(), unit(rows, 256).requires_grad_()
+    return gradients(lambda: info_nce(query, key, 0.2).mean(), query, key)
+
+
+def simclr(images: int) -> Step:
     """2 views of each image."""
-    leaves = unit(images, 256).requires_grad_(), unit(images, 256).requires_grad_()
-
-    def step() -> Tensor:
-        loss = nt_xent(*leaves, 0.2)
-        torch.autograd.grad(loss, leaves)
-        return loss.detach()
-
-    return step
+    first, second = unit(images, 256).requires_grad_(), unit(images, 256).requires_grad_()
+    return gradients(lambda: nt_xent(first, second, 0.2), first, second)
 
 
-LOSSES = {
+def lacvit(images: int) -> Step:
+    """2 views of each image of 100 classes."""
+    features, labels = unit(images, 2, 128).requires_grad_(), torch.arange(images) % 100
+    return gradients(lambda: sup_con(features, labels, 0.1, 0.07), features)
+
+
+def relvit(images: int) -> Step:
+    """The nine heads of ViT-S over 14 by 14 patches."""
+    query, key = (unit(images, 9, 196, 42).requires_grad_() for _ in range(2))
+    patch = torch.arange(196)
+    return gradients(lambda: relation_loss(query, key, patch // 14, patch % 14)[0], query, key)
+
+
+LOSSES: dict[str, Callable[[], Step]] = {
     "prototype_cross_entropy, 65,536 prototypes, d=256, 10 crops of 32 images": partial(dino, 32, 65_536),
+    "prototype_cross_entropy, 65,536 prototypes, d=256, 8 crops of 8 images": partial(dino, 8, 65_536, 8),
     "nt_xent, N=4096, D=256": partial(simclr, 4096),
+    "info_nce, N=16,384, D=256, keys of a teacher": partial(moco, 16_384),
+    "info_nce, N=16,384, D=256, keys that learn": partial(clip, 16_384),
+    "sup_con, 8,192 views of 4,096 images, D=128": partial(lacvit, 4096),
+    "relation_loss, 64 images of 196 patches, 9 heads, d=42": partial(relvit, 64),
 }
 
 
@@ -79,10 +106,10 @@ def _peak(name: str, implementation: str) -> tuple[int, float]:
     torch.manual_seed(0)
     step = LOSSES[name]()
     with use(implementation):
-        for small in (dino(2, 512), simclr(2)):
+        for small in (dino(2, 512), moco(2), clip(2), simclr(2), lacvit(2), relvit(2)):
             small()  # the first call of all imports what is not the loss's
         before = measure.peak_memory(CPU)
-        loss = step().item()
+        loss = step()[0].item()
     return measure.peak_memory(CPU) - before, loss
 
 
@@ -90,13 +117,24 @@ def interleaved(name: str, rounds: int) -> dict[str, list[float]]:
     """Processor seconds a step of either, in turns, after a round of warm-up."""
     step = LOSSES[name]()
     seconds: dict[str, list[float]] = {kind: [] for kind in IMPLEMENTATIONS}
+    results: dict[str, list[Tensor]] = {}
     for number in range(rounds + 1):
         for kind, implementation in IMPLEMENTATIONS.items():
             began = time.process_time()
             with use(implementation):
-                step()
+                found = step()
             seconds[kind] += [time.process_time() - began] if number else []
+            results[kind] = [] if number else found
+        if not number:
+            check(results.pop("operator"), results.pop("plain"))
     return seconds
+
+
+def check(operator: list[Tensor], plain: list[Tensor]) -> None:
+    """Values within 1e-5, gradients within 1e-4 of their norm."""
+    for index, (ours, theirs) in enumerate(zip(operator, plain, strict=True)):
+        apart = torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(theirs)
+        assert apart < (1e-4 if index else 1e-5), f"result {index} differs by {apart.item():.1e} of its norm"
 
 
 def peaks(name: str) -> dict[str, int]:
@@ -140,9 +178,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="append the results to benchmarks/records")
+    parser.add_argument("--only", default="", help="losses whose name contains this")
     given = parser.parse_args()
-    grown = {name: peaks(name) for name in LOSSES}
-    for name in LOSSES:
+    grown = {name: peaks(name) for name in LOSSES if given.only in name}
+    for name in grown:
         result = compare(name, grown[name], given.rounds)
         Console().print(table(result))
         if given.record:

@@ -14,7 +14,7 @@ from .output import Json, as_json, as_table, note
 from .training import out_of_memory
 
 CHECKPOINT = typer.Argument(metavar="CHECKPOINT", help="A run folder, or a checkpoint step-NNNNNNN in one.")
-KINDS = "class|mean|class+mean|last-N"
+KINDS = "class|mean|class+mean|mean_norm|last-N"
 PROTOCOLS = "knn|linear|finetune|isotropy|top1"
 Data = Annotated[
     Path | None, typer.Option(help="Labelled images: train/ and val/, or classes. [default: the run's own]")

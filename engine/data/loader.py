@@ -14,8 +14,8 @@ from vitkiln.kernels.augment_views import augment_views
 
 from ..errors import DataError
 from ..vocabulary import Batch, View
+from .balanced import order_of
 from .crops import Crops, Cutter, Task
-from .order import Order
 from .source import Source
 from .workers import AT_ONCE, Stream
 
@@ -25,8 +25,9 @@ log = logging.getLogger("vitkiln")
 class Loader:
     """Batches without end, from step `step` on; the same for any number of workers, ranks and restarts.
 
-    `batch_size` counts the images of one step over all ranks and micro-batches; each step is `accumulate` batches.
-    With `repeats` it holds as many crops of an image, each a sample with an id of its own.
+    `batch_size` counts the images of one step over all ranks and micro-batches; each step is `accumulate` batches, or
+    `order.parts(step)` at the end of an epoch with `leftover`. With `repeats` it holds as many crops of an image,
+    each a sample with an id of its own; with `classes` each batch is as many classes in equal numbers (balanced.py).
     Broken images are replaced, logged once and kept in `bad`. DataError where more than `max_bad` of the images are
     broken, where a worker dies, and where the source does not fill one step; ValueError where batch_size does not
     divide by accumulate * world.
@@ -40,6 +41,8 @@ class Loader:
         batch_size: int,
         repeats: int = 1,
         accumulate: int = 1,
+        leftover: bool = False,
+        classes: int | None = None,
         seed: int,
         step: int = 0,
         workers: int,
@@ -48,9 +51,10 @@ class Loader:
         device: torch.device,
         max_bad: float,
     ):
-        self.order = Order(
-            len(source), batch_size, seed=seed, repeats=repeats, accumulate=accumulate, rank=rank, world=world
-        )
+        self.order = order_of(
+            source, batch_size, classes, seed=seed, repeats=repeats, accumulate=accumulate, leftover=leftover,
+            rank=rank, world=world,
+        )  # fmt: skip
         self.steps_per_epoch = self.order.steps_per_epoch
         self.cutter = Cutter(source, views, seed)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
@@ -62,7 +66,7 @@ class Loader:
         self.streams.append(stream)
         step = self.step
         while True:
-            for micro in range(self.order.accumulate):
+            for micro in range(self.order.parts(step)):
                 yield self.batch(stream, step, torch.from_numpy(self.order.ids(step, micro)))
             step += 1
 
@@ -70,7 +74,7 @@ class Loader:
         order = copy.copy(self.order)  # runs ahead, and so is in another epoch at times
         step = self.step
         while True:
-            for micro in range(order.accumulate):
+            for micro in range(order.parts(step)):
                 ids = order.ids(step, micro)
                 for start in range(0, len(ids), AT_ONCE):
                     yield Task(order.epoch(step), ids[start : start + AT_ONCE])

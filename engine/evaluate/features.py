@@ -9,43 +9,50 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
+from ..backbone import Backbone
 from ..data.source import Source
 from ..errors import RecipeError
 from ..vit import EVERYTHING, ViT
 from .images import Still, pictures, subset
 from .subject import Advance, Options
 
-KINDS = ("class", "mean", "class+mean", "last-4")  # and last-N for any number of blocks
+KINDS = ("class", "mean", "class+mean", "mean_norm", "last-4")  # and last-N for any number of blocks
 
 
-def checked(kind: str, encoder: ViT) -> str:
+def checked(kind: str, encoder: Backbone) -> str:
     """A kind of features that this encoder has; RecipeError, naming the nearest."""
     blocks = re.fullmatch(r"last-([1-9]\d*)", kind)
-    if kind in KINDS[:3] or (blocks and int(blocks[1]) <= len(encoder.blocks)):
+    if blocks and not encoder.prefix:
+        raise RecipeError(f"--features {kind}: {encoder.settings.name} has no class token in its blocks")
+    if kind in KINDS[:-1] or (blocks and int(blocks[1]) <= len(encoder.parts())):
         return kind
     if blocks:
-        raise RecipeError(f"--features {kind}: the encoder has {len(encoder.blocks)} blocks")
+        raise RecipeError(f"--features {kind}: the encoder has {len(encoder.parts())} blocks")
     near = get_close_matches(kind, KINDS, 1)
-    hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(KINDS[:3])}, last-N"
+    hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(KINDS[:-1])}, last-N"
     raise RecipeError(f"--features {kind}: unknown; {hint}")
 
 
 @torch.inference_mode()
-def tokens(encoder: ViT, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+def tokens(encoder: Backbone, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
     """Each kind of features of uint8 images [B, H, W, 3], from one pass.
 
-    class: the class token after the last norm, [B, D]. mean: the mean of the patch tokens after it, [B, D].
-    class+mean: both side by side, [B, 2 D]. last-N: the class tokens of the last N blocks, the first of them first,
-    each through the last norm, [B, N D].
+    class: the class token after the last norm, or `mean` where there is none, [B, D]. mean: the mean of the patch
+    tokens after it, [B, D].
+    class+mean: both side by side, [B, 2 D]. mean_norm: the last norm of the patch tokens' mean before it, [B, D].
+    last-N: the class tokens of the last N blocks, the first of them first, each through the last norm, [B, N D].
     """
     if kinds == ("class",):
         return {"class": encoder.class_token(images)}
+    if not isinstance(encoder, ViT):
+        return without_class(encoder, images, kinds)
     x, y = encoder.enter(images, EVERYTHING)
     classes: list[Tensor] = []
     for block, after, part in encoder.steps(None):
         x, y = block(x, y, after, part)
         classes.append(x[:, 0])
     seen = {"class": y[:, 0], "mean": y[:, encoder.prefix :].mean(1)}
+    seen["mean_norm"] = encoder.norm(x[:, encoder.prefix :].mean(1))
     seen["class+mean"] = torch.cat([seen["class"], seen["mean"]], 1)
     for kind in set(kinds) - set(seen):
         last = classes[-int(kind.removeprefix("last-")) :]
@@ -53,11 +60,20 @@ def tokens(encoder: ViT, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Te
     return {kind: seen[kind] for kind in kinds}
 
 
+def without_class(encoder: Backbone, images: Tensor, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+    """The same of an encoder without a class token: class and mean are one, and there is no last-N."""
+    stream = encoder.stream(images)
+    mean = encoder.norm(stream).mean(1)
+    seen = {"class": mean, "mean": mean, "class+mean": torch.cat([mean, mean], 1)}
+    seen["mean_norm"] = encoder.norm(stream.mean(1))
+    return {kind: seen[kind] for kind in kinds}
+
+
 def rows_of(
-    encoder: ViT, images: Iterable[tuple[Tensor, Tensor]], kinds: tuple[str, ...], advance: Advance
+    encoder: Backbone, images: Iterable[tuple[Tensor, Tensor]], kinds: tuple[str, ...], advance: Advance
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Features of each batch of (pixels, numbers), on the CPU, and the numbers."""
-    was_training, device = encoder.training, encoder.cls_token.device
+    was_training, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
     try:
         for pixels, numbers in images:
@@ -82,7 +98,7 @@ def gathered(
 
 
 def several(
-    encoder: ViT, source: Source, kinds: tuple[str, ...], options: Options, advance: Advance = lambda count: None
+    encoder: Backbone, source: Source, kinds: tuple[str, ...], options: Options, advance: Advance = lambda count: None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features [N, D] of each kind, on the CPU, and the numbers [N] of the images, which are at most
     `options.limit`, one from each of so many equal stretches of the source. The encoder runs where it is."""

@@ -52,7 +52,8 @@ def tuned(checkpoint: Path, data: Path | None, overrides: Sequence[str] = ()) ->
     """The recipe of fine-tuning, with the encoder and, where no data are named, with the data of the checkpoint."""
     found = checkpoints.named(checkpoint)
     before = load(found / checkpoints.RECIPE, short=False)
-    kept = [("encoder", key, value) for key, value in before.encoder if key not in OF_TUNING]
+    own = OF_TUNING if before.encoder.plain else OF_TUNING - {"position", "init"}
+    kept = [("encoder", key, value) for key, value in before.encoder if key not in own]
     kept.append(("encoder", "weights", str(found)))
     if data is None:
         kept += [("data", key, value) for key, value in before.data if key not in OF_TRAINING]

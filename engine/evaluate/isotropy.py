@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.source import Source, open_source
 from ..device import pick_device
+from ..recipe import Recipe
+from ..vit import ViT
 from .features import checked, several
 from .images import images_of
 from .subject import Options, kinds_of, open_method, open_splits
 
 PAIRS = 10_000
+IMAGES = 10_000  # that the end of a run looks at, at most
 CHUNK = 4096
 
 
@@ -82,6 +86,26 @@ def measures(features: Tensor, seed: int = 0) -> dict[str, float]:
         "partition_ratio": partition_ratio(features),
         "effective_rank": effective_rank(features),
     }
+
+
+def before_and_after(before: ViT, after: ViT, recipe: Recipe, source: Source, device: torch.device) -> dict[str, Any]:
+    """The measures of two encoders' features of the same images: of the second split, or of the only one."""
+    val = open_source(recipe.data, recipe.run.seed, "val")
+    options = Options(workers=recipe.data.workers, limit=min(IMAGES, recipe.run.knn_images))
+    kinds = kinds_of(recipe)[:1]
+    measured = {}
+    for name, encoder in (("before", before), ("after", after)):
+        found, numbers = several(encoder.to(device), val or source, kinds, options)
+        measured[name] = measures(found[kinds[0]])
+    split = "train" if val is None else "val"
+    return {"protocol": "isotropy", "features": kinds[0], **measured, "images": len(numbers), "split": split}
+
+
+def told(result: dict[str, Any]) -> str:
+    """One line: before, and after."""
+    before, after = result["before"], result["after"]
+    moved = ", ".join(f"{name.replace('_', ' ')} {before[name]:.4g} -> {after[name]:.4g}" for name in before)
+    return f"isotropy of {result['features']} before -> after: {moved} ({result['images']} images of {result['split']})"
 
 
 def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str, Any]:

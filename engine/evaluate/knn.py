@@ -91,10 +91,15 @@ def trained_and_untrained(
 
 
 def told(result: dict[str, Any]) -> str:
-    """One line: trained beside untrained."""
-    trained, untrained = (headline(result[name]) for name in ("top1", "untrained_top1"))
+    """One line: trained beside untrained, by each kind of features."""
+    tops = {name.removeprefix("top1").lstrip("_"): name for name in result if name.startswith("top1")}
+    pairs = {kind: (headline(result[name]), headline(result[f"untrained_{name}"])) for kind, name in tops.items()}
+    told = [
+        f"{f'by {kind} ' if kind else ''}{trained:.2f}% trained, {untrained:.2f}% untrained"
+        for kind, (trained, untrained) in pairs.items()
+    ]
     return (
-        f"kNN (k=20) top-1: {trained:.2f}% trained, {untrained:.2f}% untrained "
+        f"kNN (k=20) top-1: {'; '.join(told)} "
         f"({result['queries']} images of {result['split']} against {result['images']}, {result['classes']} classes)"
     )
 

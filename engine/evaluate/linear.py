@@ -23,7 +23,7 @@ from ..vocabulary import View
 from .features import checked, gathered, rows_of
 from .heads import Heads
 from .images import Crop, Still, images_of, labels_of, pictures, subset
-from .subject import BY_PATCHES, Advance, Options, base_of, labelled, open_method
+from .subject import BY_PATCHES, Advance, Options, base_of, kinds_of, labelled, open_method
 
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the published rate
 DECAYS = (0.0, 1e-4)
@@ -235,7 +235,7 @@ def variant_of(recipe: Recipe, named: str | None) -> str:
 
 def kind_of(name: str, encoder: ViT) -> str:
     """Class tokens; DINO adds the last blocks' to narrow ones and the patches' mean to wide ones."""
-    if name != "dino":
+    if name != "dino" or not encoder.prefix:
         return "class"
     return f"last-{min(4, len(encoder.blocks))}" if encoder.width <= 384 else "class+mean"
 
@@ -252,7 +252,9 @@ def evaluate(checkpoint: Path, data: Path | None, options: Options) -> dict[str,
     name = variant_of(subject.recipe, options.variant)
     variant, device = VARIANTS[name], pick_device(options.device)
     encoder = subject.method.backbone().to(device)
-    kind = checked(options.features or kind_of(name, encoder), encoder)
+    own = kinds_of(subject.recipe)
+    usual = "mean_norm" if own == ("mean_norm",) else kind_of(name, encoder)
+    kind = checked(options.features or usual, encoder)
     fit, test = split(encoder, sources, kind, variant, options)
     batch, epochs = batch_of(variant, len(fit.labels)), options.epochs or variant.epochs
     probe = Probe(variant, batch, epochs, len(sources[0].classes or ()), options.seed, device)

@@ -62,7 +62,10 @@ def base_of(recipe: Recipe) -> str:
 
 
 def kinds_of(recipe: Recipe) -> tuple[str, ...]:
-    """Features that are worth a look: the class token, and the patches' mean where the loss is about patches."""
+    """Features that are worth a look: the class token, and the patches' mean where the loss is about patches, or the
+    norm of that mean where the loss is of it."""
+    if getattr(recipe.method, "pool", None) == "mean_norm":
+        return ("mean_norm",)
     return ("class", "mean") if base_of(recipe) in BY_PATCHES else ("class",)
 
 

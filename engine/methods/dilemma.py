@@ -77,6 +77,12 @@ class Dilemma(Method):
     def after_backward(self) -> None:
         self.base.after_backward()
 
+    def teachers(self) -> dict[Tensor, Tensor]:
+        return self.base.teachers()
+
+    def pull(self, coming: Moment) -> float:
+        return self.base.pull(coming)
+
     def after_step(self, coming: Moment) -> None:
         self.base.after_step(coming)
 

@@ -118,17 +118,20 @@ class DINO(Base):
         self.said: list[Tensor] = []  # the teacher's mean features [d], of each micro-batch
 
     def after_backward(self) -> None:
+        if self.settings.centering == "mean":
+            self.recenter()
         if self.frozen:
             for parameter in self.head.last_layer():
                 parameter.grad = None
 
-    @torch.no_grad()
-    def after_step(self, coming: Moment) -> None:
-        if self.settings.centering == "mean":
-            self.recenter()
-        for teacher, student in ((self.teacher, self.encoder), (self.teacher_head, self.head)):
-            torch._foreach_lerp_([*teacher.parameters()], [*student.parameters()], 1 - self.momentum)
+    def teachers(self) -> dict[Tensor, Tensor]:
+        student = [*self.encoder.parameters(), *self.head.parameters()]
+        return dict(zip(student, [*self.teacher.parameters(), *self.teacher_head.parameters()], strict=True))
 
+    def pull(self, coming: Moment) -> float:
+        return 1 - self.momentum
+
+    @torch.no_grad()
     def recenter(self) -> None:
         """c <- m c + (1 - m) W mean(t): the mean of the logits, without the logits."""
         mean = distributed.mean_over_ranks(torch.stack(self.said).mean(0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitkiln import kernels
 
 from .. import plans
-from ..decoder import Decoder, image_of, patches_of
+from ..decoder import Decoder, image_of, painted, patches_of
 from ..settings import Encoder
 from ..settings.mae import Settings
 from ..settings.sections import kept
@@ -84,13 +84,12 @@ class MAE(Base):
     def painted(self, prediction: Tensor, images: Tensor) -> Tensor:
         """A prediction as uint8 patches; what it says of normalised ones gets their own mean and deviation back."""
         settings = self.encoder.settings
-        mean, std = (images.new_tensor(value, dtype=torch.float32) for value in (settings.mean, settings.std))
         if self.settings.norm_pix:
+            mean, std = (images.new_tensor(value, dtype=torch.float32) for value in (settings.mean, settings.std))
             target = patches_of((images / 255 - mean) / std, settings.patch_size)
             deviation = (target.var(-1, keepdim=True) + EPSILON).sqrt()
             prediction = prediction * deviation + target.mean(-1, keepdim=True)
-        pixels = prediction.float().unflatten(-1, (-1, 3)) * std + mean
-        return (pixels * 255).round().clamp(0, 255).to(torch.uint8).flatten(-2)
+        return painted(prediction, settings.mean, settings.std)
 
 
 def hidden(plan: Plan) -> Tensor:

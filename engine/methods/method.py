@@ -20,6 +20,8 @@ class Method(nn.Module):
     recipe. A method outside this package is named by its dotted module, which holds both classes.
     """
 
+    spreads: ClassVar[bool] = False  # whether a run tells how evenly features use their directions, before and after
+
     def __init__(self, settings: Section, encoder: Encoder):
         super().__init__()
 
@@ -45,8 +47,20 @@ class Method(nn.Module):
     def after_backward(self) -> None:
         """Gradients are complete, weights have not moved."""
 
+    def teachers(self) -> dict[Tensor, Tensor]:
+        """From each weight to the one that follows it as its moving average; none unless there is a teacher."""
+        return {}
+
+    def pull(self, coming: Moment) -> float:
+        """1 - momentum: the share of the way that teachers go with the update before this moment."""
+        return 0.0
+
     def after_step(self, coming: Moment) -> None:
         """Follows an update; `coming` is the moment of the step to come."""
+
+    def classifies(self) -> bool:
+        """Whether `predict` tells classes."""
+        return type(self).predict is not Method.predict
 
     def predict(self, images: Tensor) -> Tensor | None:
         """Logits [B, C] of clean uint8 images [B, H, W, 3], or None where the method has no classifier."""

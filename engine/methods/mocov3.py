@@ -7,7 +7,6 @@ computes keys; here it moves after the step with the momentum of the step to com
 
 import copy
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from vitkiln import kernels
 
 from .. import distributed
+from ..backbone import Backbone
 from ..heads import batch_norm_mlp
 from ..settings import Encoder
 from ..settings.mocov3 import Settings
-from ..vit import EVERYTHING, ViT, build
+from ..vit import EVERYTHING, build
 from ..vocabulary import Batch, Losses, Moment, Plan, View
 from .method import Base
 
@@ -66,7 +66,7 @@ class MoCoV3(Base):
     def keys(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the teacher says of either view, of all ranks: two [world * B, output]; statistics are a view's own."""
         encoder, projector = self.teacher
-        assert isinstance(encoder, ViT)
+        assert isinstance(encoder, Backbone)
         seen = encoder.class_token(torch.cat(batch.views))
         keys = torch.stack([projector(view) for view in seen.chunk(2)], 1)
         return distributed.gather(keys).unbind(1)
@@ -75,19 +75,15 @@ class MoCoV3(Base):
         t = self.settings.temperature
         return 2 * t * kernels.info_nce(query, keys, t, offset=distributed.rank() * len(query)).mean()
 
-    def after_step(self, coming: Moment) -> None:
-        momentum = 1 - (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * coming.progress))
+    def teachers(self) -> dict[Tensor, Tensor]:
         student = [*self.encoder.parameters(), *self.projector.parameters()]
-        move([*self.teacher.parameters()], student, momentum)
+        return dict(zip(student, self.teacher.parameters(), strict=True))
+
+    def pull(self, coming: Moment) -> float:
+        return (1 - self.settings.momentum) * 0.5 * (1 + math.cos(math.pi * coming.progress))
 
     def negatives(self, batch_size: int) -> int:
         return batch_size - 1
-
-
-@torch.no_grad()
-def move(teacher: Sequence[Tensor], student: Sequence[Tensor], momentum: float) -> None:
-    """teacher += (1 - momentum) * (student - teacher): where the two are equal they stay equal, bit for bit."""
-    torch._foreach_lerp_(list(teacher), list(student), 1 - momentum)
 
 
 def spread(features: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 The published regularisation: RandAugment, random erasing, mixup or cutmix, smoothed labels, drop path. With
 `encoder.weights` it begins with another method's encoder; a rate that decays from layer to layer is the optimiser's
-business. Differences from the published code: mixing pairs neighbours (mix.py says why), all ranks mix in the same
+business. With `frozen` that encoder stays as it is and the head alone learns (LaCViT's second stage, arXiv:2303.18013).
+Differences from the published code: mixing pairs neighbours (mix.py says why), all ranks mix in the same
 proportion, no average of the weights is kept, and with `pool: mean` the encoder keeps the norm that it came with,
 unused and unchanged, so that what is exported is whole.
 """
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from .. import plans
 from ..mix import Mixing, erased
+from ..pooling import pooled
 from ..settings import Encoder
 from ..settings.supervised import Settings
-from ..vit import EVERYTHING, ViT, build
+from ..vit import ViT, build
 from ..vocabulary import Batch, Losses, View
 from .method import Method, sheet
 
@@ -36,6 +38,8 @@ class Supervised(Method):
         self.norm = nn.LayerNorm(self.encoder.width, eps=1e-6) if s.pool == "mean" else None
         if self.norm is not None:
             self.encoder.norm.requires_grad_(False)
+        if s.frozen:
+            self.encoder.requires_grad_(False)
         self.head = nn.Linear(self.encoder.width, settings.classes)
         nn.init.trunc_normal_(self.head.weight, std=s.head_std)
         nn.init.zeros_(self.head.bias)
@@ -54,8 +58,8 @@ class Supervised(Method):
             randaugment=s.randaugment,
             fill=(red, green, blue),
             jitter=s.jitter,
-            jitter_probability=float(any(s.jitter)),
-            gray=0.0,
+            jitter_probability=s.jitter_probability if any(s.jitter) else 0.0,
+            gray=s.gray,
             flip=s.flip,
             vertical_flip=s.vertical_flip,
         )
@@ -65,7 +69,8 @@ class Supervised(Method):
         """The accuracy that is reported is the share of images whose largest logit is the label with the most weight
         in their target: their own, or their partner's where that has more. Mixed images are harder than clean ones."""
         images, targets = self.seen(batch)
-        branches = plans.branches(batch, len(self.encoder.blocks), self.encoder.settings.drop_path)
+        rate = 0.0 if self.settings.frozen else self.encoder.settings.drop_path
+        branches = plans.branches(batch, len(self.encoder.blocks), rate)
         logits = self.logits(images, branches).float()
         right = logits.argmax(1) == targets.argmax(1)
         return Losses({"cross_entropy": F.cross_entropy(logits, targets)}, {"accuracy": right.float().mean()})
@@ -78,12 +83,11 @@ class Supervised(Method):
 
     def logits(self, images: Tensor, branches: Tensor | None = None) -> Tensor:
         """[B, C] of images uint8 or float [B, H, W, 3]."""
-        if self.norm is None:
-            return self.head(self.encoder.class_token(images, branches=branches))
-        x, y = self.encoder.enter(images, EVERYTHING)
-        for block, after, part in self.encoder.steps(branches):
-            x, y = block(x, y, after, part)
-        return self.head(self.norm(x[:, self.encoder.prefix :].mean(1)))
+        if self.norm is not None:
+            return self.head(self.norm(self.encoder.stream(images, branches).mean(1)))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settings.frozen):
+            features = pooled(self.encoder, images, self.settings.pool, branches)
+        return self.head(features)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -27,6 +27,11 @@ class Detection(MethodSettings):
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """A student that sees nothing, or a wrong place where there is no other."""
         yield from super().misfits(encoder)
+        if self.wrong_probability and encoder.position == "none":
+            text = "patches that are told no place cannot be told a wrong one; must be 0 where encoder.position=none"
+            yield Problem("wrong_probability", self.wrong_probability, text)
+        if self.base != "mae":
+            yield from self.needs_plain(encoder)
         if kept(encoder.patches, self.keep) == 0:
             least = ceil(1e4 / encoder.patches) / 1e4
             yield Problem("keep", self.keep, f"keeps none of {encoder.patches} patches; must be at least {least:g}")

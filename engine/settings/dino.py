@@ -1,12 +1,11 @@
 """Settings of DINO (arXiv:2104.14294)."""
 
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .sections import Encoder, MethodSettings
-from .strict import Count, NotNegative, Positive, Problem, Quadruple, Share, Shares, nearest_multiple
+from .sections import MethodSettings
+from .strict import Count, NotNegative, Positive, Quadruple, Share, Shares
 
 Kinds = Annotated[
     tuple[Share, Share, Share], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -41,15 +40,3 @@ class Settings(MethodSettings):
     gray: Share = 0.2
     blur: Kinds = (1.0, 0.1, 0.5)
     solarize: Kinds = (0.0, 0.2, 0.0)
-
-    def misfits(self, encoder: Encoder) -> Iterator[Problem]:
-        """Small crops that are not small, or that do not divide into patches."""
-        yield from super().misfits(encoder)
-        size, patch, largest = self.local_size, encoder.patch_size, encoder.image_size
-        if self.local_crops and size > largest:
-            yield Problem("local_size", size, f"must be at most encoder.image_size={largest}")
-        elif self.local_crops and size % patch:
-            nearest = nearest_multiple(size, patch)
-            yield Problem(
-                "local_size", size, f"must be a multiple of encoder.patch_size={patch}; the nearest is {nearest}"
-            )

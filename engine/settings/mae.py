@@ -31,6 +31,7 @@ class Settings(MethodSettings):
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
         """Nothing to see, or nothing to guess."""
         yield from super().misfits(encoder)
+        yield from self.needs_plain(encoder)
         patches, seen = encoder.patches, kept(encoder.patches, self.keep)
         if patches == 1:
             yield Problem(

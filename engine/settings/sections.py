@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from math import lcm
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from .backbones import BROUGHT, CHOICES, SIZES, ModelName
 from .formulas import Formulas
 from .strict import (
     Count,
@@ -18,19 +19,12 @@ from .strict import (
     Share,
     Triple,
     nearest_multiple,
+    shown,
 )
-
-SIZES = {  # width, depth, heads (Steiner et al., arXiv:2106.10270, table 2)
-    "vit_tiny": (192, 12, 3),
-    "vit_small": (384, 12, 6),
-    "vit_base": (768, 12, 12),
-    "vit_large": (1024, 24, 16),
-}
-ModelName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large"]
 
 
 class Encoder(Section):
-    """A Vision Transformer: a named size, any part of which may be set by itself."""
+    """A Vision Transformer: a named size, any part of which may be set by itself; or another kind, by its name."""
 
     name: ModelName = "vit_small"
     image_size: Count = 224
@@ -39,7 +33,7 @@ class Encoder(Section):
     depth: Count | None = None
     heads: Count | None = None
     mlp_ratio: Positive = 4.0
-    position: Literal["sincos", "learned"] = "sincos"
+    position: Literal["sincos", "learned", "none"] = "sincos"  # none: patches are told no place
     class_position: bool = True  # whether the class token has a row of its own in a learned position table
     registers: Annotated[int, Field(ge=0)] = 0
     layer_scale: Positive | None = None
@@ -49,6 +43,18 @@ class Encoder(Section):
     mean: Triple = (0.485, 0.456, 0.406)
     std: Scales = (0.229, 0.224, 0.225)
     weights: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _brought(cls, given: Any) -> Any:
+        """What a named kind of encoder brings along, under what the recipe says."""
+        name = given.get("name") if isinstance(given, dict) else None
+        return {**BROUGHT[name], **given} if isinstance(name, str) and name in BROUGHT else given
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a Vision Transformer that can see some of its patches only."""
+        return self.name not in CHOICES
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,6 +67,15 @@ class Encoder(Section):
         return (self.image_size // self.patch_size) ** 2
 
     def conflicts(self) -> Iterator[Problem]:
+        """What the named kind leaves no choice of, and sizes that do not divide."""
+        wrong = [key for key, allowed in CHOICES.get(self.name, {}).items() if getattr(self, key) not in allowed]
+        for key in wrong:
+            allowed = " or ".join(map(shown, CHOICES[self.name][key]))
+            yield Problem(key, getattr(self, key), f"must be {allowed} for {self.name}")
+        if not wrong:
+            yield from self.divisions()
+
+    def divisions(self) -> Iterator[Problem]:
         """Sizes that do not divide."""
         if self.image_size % self.patch_size:
             nearest = nearest_multiple(self.image_size, self.patch_size)
@@ -95,6 +110,11 @@ class MethodSettings(Section):
 
     name: str
 
+    @property
+    def of_each_class(self) -> int | None:
+        """Images that a micro-batch must have of each of its classes, side by side; None: whatever there is."""
+        return None
+
     def conflicts(self) -> Iterator[Problem]:
         """Crops and colours that would only fail in a worker, in the middle of a run."""
         yield from super().conflicts()
@@ -110,9 +130,25 @@ class MethodSettings(Section):
         """These settings for data of so many classes (None: no labels); ValueError where they do not do."""
         return self
 
+    def needs_plain(self, encoder: Encoder) -> Iterator[Problem]:
+        """An encoder that cannot see some of the patches only, or whose blocks differ."""
+        if not encoder.plain:
+            plain = ", ".join(name for name in SIZES if name not in CHOICES)
+            text = f"needs a plain Vision Transformer, not encoder.name={encoder.name}; that must be one of {plain}"
+            yield Problem("name", self.name, text)
+
     def misfits(self, encoder: Encoder) -> Iterator[Problem]:
-        """What is wrong only with this encoder."""
-        yield from ()
+        """What is wrong only with this encoder; small crops that are not small, or not of whole patches."""
+        if not getattr(self, "local_crops", 0):
+            return
+        size, patch, largest = getattr(self, "local_size", 0), encoder.patch_size, encoder.image_size
+        if size > largest:
+            yield Problem("local_size", size, f"must be at most encoder.image_size={largest}")
+        elif size % patch:
+            nearest = nearest_multiple(size, patch)
+            yield Problem(
+                "local_size", size, f"must be a multiple of encoder.patch_size={patch}; the nearest is {nearest}"
+            )
 
 
 class Labelled(MethodSettings):
@@ -139,6 +175,7 @@ class Reading(Section):
     workers: Annotated[int, Field(ge=0)] = 8
     loader: Literal["auto", "pillow"] = "auto"
     repeats: Count = 1  # repeated augmentation (Hoffer et al., arXiv:1901.09335): crops of an image in one batch
+    classes_per_batch: Count | None = None  # each micro-batch is so many classes in equal numbers; null: as they come
     max_bad: Share = 0.1  # the run stops when more than this share of the images cannot be read
 
 
@@ -150,10 +187,12 @@ class Optim(Section):
     """The optimiser and its schedule. The rate used is lr * batch_size / lr_scale, or lr where lr_scale is null."""
 
     name: Literal["adamw", "lars", "sgd"] = "adamw"
+    backend: Literal["auto", "one_pass", "torch", "apex"] = "auto"  # one_pass: teachers move with the step
     lr: Positive = 1.5e-4
     lr_scale: Count | None = 256
     min_lr: NotNegative = 0.0
     schedule: Literal["cosine", "cosine_inclusive", "cosine_absolute", "quarter_cosine", "constant"] = "cosine"
+    rate_per: Literal["step", "epoch"] = "step"  # how often the rate moves along its schedule
     warmup_epochs: NotNegative = 0.0
     weight_decay: NotNegative = 0.1
     final_weight_decay: NotNegative | None = None  # reached along a cosine; null: constant
@@ -164,6 +203,13 @@ class Optim(Section):
     trust: Positive = 0.001  # lars
     clip: Positive | None = None
     clip_per: Literal["model", "tensor"] = "model"
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Who cannot take such a step."""
+        able = {"one_pass": ("adamw", "lars"), "apex": ("adamw",)}
+        if self.name not in able.get(self.backend, (self.name,)):
+            others = "auto, one_pass or torch" if self.name == "lars" else "auto or torch"
+            yield Problem("backend", self.backend, f"must be {others} for {self.name}")
 
 
 class Run(Section):
@@ -178,6 +224,7 @@ class Run(Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
     accumulate: Count = 1
+    leftover: Literal["drop", "step"] = "drop"  # micro-batches that fill no step at the end of an epoch
     checkpoint_every: Count = 1000
     keep_checkpoints: Count = 2
     log_every: Count = 10

@@ -16,7 +16,8 @@ class Settings(Labelled):
     """Published values; see methods/supervised.py for what they mean."""
 
     name: Literal["supervised"] = "supervised"
-    pool: Literal["class", "mean"] = "class"
+    pool: Literal["class", "mean", "mean_norm"] = "class"  # mean: with a norm of its own; mean_norm: the encoder's
+    frozen: bool = False  # the encoder stays as it is, the head alone learns
     head_std: Positive = 0.02
     mixup: NotNegative = 0.8  # alpha; 0: off
     cutmix: NotNegative = 1.0
@@ -25,7 +26,9 @@ class Settings(Labelled):
     smoothing: Share = 0.1
     erase: Share = 0.25
     randaugment: str | None = "rand-m9-mstd0.5-inc1"
-    jitter: Quadruple = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue, in that strength always
+    jitter: Quadruple = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    jitter_probability: Share = 1.0  # where there is any
+    gray: Share = 0.0
     crop_scale: Shares = (0.08, 1.0)
     padding: Annotated[int, Field(ge=0)] = 0  # of a shifted square, in place of a crop of random size
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -33,8 +36,10 @@ class Settings(Labelled):
     vertical_flip: Share = 0.0
 
     def conflicts(self) -> Iterator[Problem]:
-        """A policy that nobody knows."""
+        """A policy that nobody knows, and a norm that would learn alone."""
         yield from super().conflicts()
+        if self.frozen and self.pool == "mean":
+            yield Problem("pool", "mean", "brings a norm of its own; must be class or mean_norm where method.frozen")
         if self.randaugment is not None:
             try:
                 policy(self.randaugment)

@@ -1,16 +1,11 @@
 """`nt_xent`: every view of every image against all other views of all images, by the operator of `info_nce`."""
 
-from collections.abc import Iterable
-from functools import reduce
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.checks import beside, floating, refusal
-from .._shared.choice import choose
 from . import reference
-from .op import row_losses
+from .op import check_temperature, implementation, row_losses
 
 
 def nt_xent(
@@ -40,23 +35,17 @@ def nt_xent(
     """
     _check(first, second, temperature)
     _check_gathered(first, all_first, all_second, offset)
-    if choose("contrastive", "it has no Triton kernel", expected=False) == "reference":
-        with torch.autocast(first.device.type, enabled=False):
-            return reference.nt_xent(first, second, temperature, all_first, all_second, offset)
-    first, second, *everyone = _unit(x for x in (first, second, all_first, all_second) if x is not None)
-    keys = torch.cat(everyone or [first, second])
-    other = len(keys) // 2 + offset
-    losses = (
-        row_losses(first, keys, float(temperature), other, offset)[0],
-        row_losses(second, keys, float(temperature), offset, other)[0],
-    )
-    return torch.cat(losses).sum() / max(1, 2 * len(first))
-
-
-def _unit(views: Iterable[Tensor]) -> list[Tensor]:
-    views = list(views)
-    wide = reduce(torch.promote_types, [view.dtype for view in views], torch.float32)
-    return [F.normalize(view.to(wide), dim=1) for view in views]
+    everyone = (first, second) if all_first is None or all_second is None else (all_first, all_second)
+    with torch.autocast(first.device.type, enabled=False):
+        if implementation(first, second, *everyone) == "reference":
+            return reference.nt_xent(first, second, temperature, *everyone, offset)
+        keys = torch.cat(everyone)
+        other = len(keys) // 2 + offset
+        losses = (
+            row_losses(first, keys, temperature, positive=other, without=offset),
+            row_losses(second, keys, temperature, positive=offset, without=other),
+        )
+        return (losses[0].sum() + losses[1].sum()) / max(1, 2 * len(first))
 
 
 def _check(first: Tensor, second: Tensor, temperature: float) -> None:
@@ -65,8 +54,7 @@ def _check(first: Tensor, second: Tensor, temperature: float) -> None:
     beside("second", second, "first", first)
     if second.shape != first.shape:
         raise refusal("second", second, f"of the shape of first, {list(first.shape)}")
-    if not temperature > 0:
-        raise refusal("temperature", temperature, "greater than 0")
+    check_temperature("temperature", temperature)
 
 
 def _check_gathered(first: Tensor, all_first: Tensor | None, all_second: Tensor | None, offset: int) -> None:

@@ -40,3 +40,49 @@ def nt_xent(
     itself, positive = torch.cat([own, own + len(all_first)]), torch.cat([own + len(all_first), own])
     logits = (anchors.to(wide) @ keys.to(wide).T / temperature).scatter(1, itself[:, None], -torch.inf)
     return F.cross_entropy(logits, positive, reduction="sum") / max(1, len(anchors))
+
+
+def sup_con(
+    features: Tensor,
+    labels: Tensor,
+    temperature: float,
+    base_temperature: float | None = None,
+    all_features: Tensor | None = None,
+    all_labels: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """mean over anchors with positives of -1/|P| sum_{p in P} log softmax over all other views, in fp32
+
+    >>> same = torch.ones(4, 2, 3)
+    >>> round(sup_con(same, torch.tensor([0, 0, 1, 1]), temperature=0.1).item(), 4)
+    1.9459
+    """
+    if all_features is None or all_labels is None:
+        all_features, all_labels = features, labels
+    views, wide = features.shape[1], torch.promote_types(features.dtype, all_features.dtype)
+    wide = torch.promote_types(wide, torch.float32)
+    anchors, keys = (F.normalize(x.to(wide), dim=2).flatten(0, 1) for x in (features, all_features))
+    classes = all_labels.repeat_interleave(views)
+    own = offset * views + torch.arange(len(anchors), device=features.device)
+    itself = torch.arange(len(keys), device=features.device) == own[:, None]
+    positive = (labels.repeat_interleave(views)[:, None] == classes) & ~itself
+    logits = anchors @ keys.T / temperature
+    others = logits.masked_fill(itself, torch.finfo(wide).min)
+    shares = torch.where(positive, logits - others.logsumexp(1, keepdim=True), 0.0)
+    losses = -shares.sum(1) / positive.sum(1).clamp(min=1)
+    counted = ((all_labels[:, None] == all_labels).sum(1) * views > 1).sum().to(wide)
+    share = views * len(labels) / max(1, len(all_labels))
+    return losses.sum() / (counted * share).clamp(min=1e-30) * (temperature / (base_temperature or temperature))
+
+
+def n_pair(anchor: Tensor, positive: Tensor, l2: float = 0.0) -> Tensor:
+    """mean_i cross entropy of a_i . p_j over j at j = i, plus l2 times the mean of |a_i|^2 + |p_i|^2, in fp32
+
+    >>> round(n_pair(torch.ones(10, 4), torch.ones(10, 4)).item(), 4)
+    2.3026
+    """
+    wide = torch.promote_types(torch.promote_types(anchor.dtype, positive.dtype), torch.float32)
+    anchor, positive = anchor.to(wide), positive.to(wide)
+    own = torch.arange(len(anchor), device=anchor.device)
+    loss = F.cross_entropy(anchor @ positive.T, own, reduction="sum")
+    return (loss + l2 * (anchor.square().sum() + positive.square().sum())) / max(1, len(anchor))

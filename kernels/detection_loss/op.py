@@ -7,14 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._shared.checks import beside, floating, refusal
-from .._shared.choice import choose
+from .._shared.choice import choose, triton_obstacle
 from .._shared.registration import operator
 from . import reference
 
 
 @operator("detection_loss")
-def _forward(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(
+    tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor, implementation: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """tokens [B, K, D], weight [D], bias [1], wrong [B, K] -> loss, accuracy, and the logits [B, K]"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.forward(tokens, weight, bias, wrong)
     wide = torch.promote_types(tokens.dtype, torch.float32)
     logits = tokens.to(wide) @ weight.to(wide) + bias.to(wide)
     count = max(1, wrong.numel())
@@ -23,7 +29,9 @@ def _forward(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) -> tup
 
 
 @_forward.register_fake
-def _(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor, implementation: str
+) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(tokens.dtype, torch.float32)
     loss, accuracy = tokens.new_empty((), dtype=wide), tokens.new_empty((), dtype=torch.float32)
     return loss, accuracy, tokens.new_empty(tokens.shape[:2], dtype=wide)
@@ -31,9 +39,20 @@ def _(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) -> tuple[Tens
 
 @operator("detection_loss_backward")
 def _gradients(
-    grad: Tensor, tokens: Tensor, weight: Tensor, wrong: Tensor, logits: Tensor, to_tokens: bool
+    grad: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    wrong: Tensor,
+    logits: Tensor,
+    to_tokens: bool,
+    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of tokens [B, K, D], empty unless asked for, of weight [D] and of bias [1]"""
+    if implementation == "triton":
+        from . import kernel
+
+        tokens_grad, sums = kernel.backward(grad, tokens, weight, wrong, logits, to_tokens)
+        return tokens_grad, sums[:-1].to(weight.dtype, copy=True), sums[-1:].clone()
     error = (logits.sigmoid() - wrong.to(logits.dtype)) * (grad / max(1, wrong.numel()))
     tokens_grad = tokens.new_empty(0)
     if to_tokens:
@@ -44,14 +63,20 @@ def _gradients(
 
 @_gradients.register_fake
 def _(
-    grad: Tensor, tokens: Tensor, weight: Tensor, wrong: Tensor, logits: Tensor, to_tokens: bool
+    grad: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    wrong: Tensor,
+    logits: Tensor,
+    to_tokens: bool,
+    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tokens_grad = tokens.new_empty(tokens.shape if to_tokens else (0,))
     return tokens_grad, weight.new_empty(weight.shape), logits.new_empty(1)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    tokens, weight, bias, wrong = inputs
+    tokens, weight, bias, wrong, ctx.implementation = inputs
     ctx.save_for_backward(tokens, weight, wrong, output[2])
     ctx.bias = bias.dtype, bias.shape
     ctx.mark_non_differentiable(*output[1:])
@@ -59,12 +84,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     to_tokens = ctx.needs_input_grad[0]
-    tokens, weight, bias = _gradients(grad, *ctx.saved_tensors, to_tokens)
+    tokens, weight, bias = _gradients(grad, *ctx.saved_tensors, to_tokens, ctx.implementation)
     dtype, shape = ctx.bias
-    return tokens if to_tokens else None, weight, bias.to(dtype).view(shape), None
+    return tokens if to_tokens else None, weight, bias.to(dtype).view(shape), None, None
 
 
 _forward.register_autograd(_backward, setup_context=_save)
+
+
+def obstacle(dtypes: tuple[torch.dtype, ...], width: int, unavailable: str | None) -> str | None:
+    """Why the Triton kernel cannot run for such arguments, or None."""
+    if unavailable:
+        return unavailable
+    if torch.float64 in dtypes:
+        return "the kernel adds in fp32, and an argument is float64"
+    return f"the kernel takes up to 4096 channels, not {width}" if width > 4096 else None
 
 
 def detection_loss(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,10 +116,13 @@ def detection_loss(tokens: Tensor, weight: Tensor, bias: Tensor, wrong: Tensor) 
     (1.5486, 0.5)
     """
     _check(tokens, weight, bias, wrong)
-    if choose("detection_loss", "it has no Triton kernel", expected=False) == "reference":
-        with torch.autocast(tokens.device.type, enabled=False):
+    device = tokens.device.type
+    found = obstacle((tokens.dtype, weight.dtype, bias.dtype), tokens.shape[2], triton_obstacle(device))
+    implementation = choose("detection_loss", found, expected=device == "cuda")
+    if implementation == "reference":
+        with torch.autocast(device, enabled=False):
             return reference.detection_loss(tokens, weight, bias, wrong)
-    loss, accuracy, _ = _forward(tokens, weight, bias, wrong)
+    loss, accuracy, _ = _forward(tokens, weight, bias, wrong, implementation)
     return loss, accuracy
 
 

@@ -155,10 +155,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    images, weight, keep, _ = ctx.saved_tensors
+    images, weight, keep, place = ctx.saved_tensors  # once: activation checkpointing gives them once
     needed, tokens = ctx.needs_input_grad, grad[:, ctx.prefix :]
     grads: list[Tensor | None] = [None] * len(needed)
-    position = _position_gradient(ctx, grad) if needed[3] else None
+    position = _position_gradient(ctx, grad, place) if needed[3] else None
     if needed[0]:
         grads[0] = _to_images(tokens, images, weight, keep, ctx.mean, ctx.std)
     if needed[1] or needed[2]:
@@ -176,8 +176,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(grads)
 
 
-def _position_gradient(ctx: Any, grad: Tensor) -> Tensor:
-    place = ctx.saved_tensors[3]
+def _position_gradient(ctx: Any, grad: Tensor, place: Tensor | None) -> Tensor:
     if place is None:
         return _sum(grad[:, ctx.prefix :], (0,))
     return _to_position(grad, place, ctx.places, ctx.implementation)

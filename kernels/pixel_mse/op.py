@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import beside, floating, refusal
-from .._shared.choice import choose
+from .._shared.choice import choose, triton_obstacle
 from .._shared.registration import operator
 from . import reference
 
@@ -18,10 +18,20 @@ EPSILON = 1e-6  # as published, beside the variance
 
 @operator("normalized_pixel_mse")
 def _forward(
-    prediction: Tensor, images: Tensor, mask: Tensor, mean: list[float], std: list[float], normalize: bool
+    prediction: Tensor,
+    images: Tensor,
+    mask: Tensor,
+    mean: list[float],
+    std: list[float],
+    normalize: bool,
+    implementation: str,
 ) -> tuple[Tensor, Tensor]:
-    """prediction [B, P, C], images [B, H, W, 3], mask [B, P] -> loss, and how many patches count"""
-    count = mask.sum().clamp(min=1)
+    """prediction [B, P, C], images [B, H, W, 3], mask [B, P] -> loss, and how many patches count but at least 1"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.forward(prediction, images, mask, mean, std, normalize)
+    count = mask.sum().clamp(min=1).to(_wide(prediction))
     total = prediction.new_zeros((), dtype=_wide(prediction))
     for some, error in _errors(prediction, images, mean, std, normalize):
         total += (torch.linalg.vecdot(error, error) * mask[some]).sum()
@@ -30,22 +40,36 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    prediction: Tensor, images: Tensor, mask: Tensor, mean: list[float], std: list[float], normalize: bool
-) -> tuple[Tensor, Tensor]:
-    return prediction.new_empty((), dtype=_wide(prediction)), prediction.new_empty((), dtype=torch.int64)
-
-
-@operator("normalized_pixel_mse_backward")
-def _gradient(
-    factor: Tensor,
     prediction: Tensor,
     images: Tensor,
     mask: Tensor,
     mean: list[float],
     std: list[float],
     normalize: bool,
+    implementation: str,
+) -> tuple[Tensor, Tensor]:
+    wide = _wide(prediction)
+    return prediction.new_empty((), dtype=wide), prediction.new_empty((), dtype=wide)
+
+
+@operator("normalized_pixel_mse_backward")
+def _gradient(
+    grad: Tensor,
+    count: Tensor,
+    prediction: Tensor,
+    images: Tensor,
+    mask: Tensor,
+    mean: list[float],
+    std: list[float],
+    normalize: bool,
+    implementation: str,
 ) -> Tensor:
-    """factor * mask * (prediction - target), of the type of the prediction"""
+    """2 * grad / (count * C) * mask * (prediction - target), of the type of the prediction"""
+    if implementation == "triton":
+        from . import kernel
+
+        return kernel.backward(grad, count, prediction, images, mask, mean, std, normalize)
+    factor = grad * (2 / prediction.shape[2]) / count
     out = torch.empty_like(prediction, memory_format=torch.contiguous_format)
     for some, error in _errors(prediction, images, mean, std, normalize):
         out[some] = error.mul_((mask[some] * factor)[..., None])
@@ -54,13 +78,15 @@ def _gradient(
 
 @_gradient.register_fake
 def _(
-    factor: Tensor,
+    grad: Tensor,
+    count: Tensor,
     prediction: Tensor,
     images: Tensor,
     mask: Tensor,
     mean: list[float],
     std: list[float],
     normalize: bool,
+    implementation: str,
 ) -> Tensor:
     return prediction.new_empty(prediction.shape)
 
@@ -103,11 +129,19 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     prediction, images, mask, count = ctx.saved_tensors
-    factor = grad * (2 / prediction.shape[2]) / count
-    return _gradient(factor, prediction, images, mask, *ctx.settings), None, None, None, None, None
+    return _gradient(grad, count, prediction, images, mask, *ctx.settings), *[None] * 6
 
 
 _forward.register_autograd(_backward, setup_context=_save)
+
+
+def obstacle(dtypes: tuple[torch.dtype, ...], width: int, unavailable: str | None) -> str | None:
+    """Why the Triton kernel cannot run for such arguments, or None."""
+    if unavailable:
+        return unavailable
+    if torch.float64 in dtypes:
+        return "the kernel adds in fp32, and an argument is float64"
+    return f"the kernel takes patches of up to 4096 values, not {width}" if width > 4096 else None
 
 
 def normalized_pixel_mse(
@@ -136,11 +170,14 @@ def normalized_pixel_mse(
     _check(prediction, images, mask)
     _check_patches(prediction, images)
     _check_scaling(mean, std)
-    if choose("pixel_mse", "it has no Triton kernel", expected=False) == "reference":
-        with torch.autocast(prediction.device.type, enabled=False):
+    device = prediction.device.type
+    found = obstacle((prediction.dtype, images.dtype), prediction.shape[2], triton_obstacle(device))
+    implementation = choose("pixel_mse", found, expected=device == "cuda")
+    if implementation == "reference":
+        with torch.autocast(device, enabled=False):
             return reference.normalized_pixel_mse(prediction, images.detach(), mask, mean, std, normalize)
     center, scale = [float(x) for x in mean or (0, 0, 0)], [float(x) for x in std or (1, 1, 1)]
-    return _forward(prediction, images.detach(), mask, center, scale, normalize)[0]
+    return _forward(prediction, images.detach(), mask, center, scale, normalize, implementation)[0]
 
 
 def _check(prediction: Tensor, images: Tensor, mask: Tensor) -> None:

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from .._shared.checks import beside, floating, refusal
-from .._shared.choice import choose
-from .._shared.registration import operator
+from .._shared.choice import choose, forced, triton_obstacle
+from .._shared.registration import autocast_dtype, operator
 from . import reference
 from .logits import view_cross_entropy
 from .pairs import losses_in_mean, taught
 from .softmax import Softmax, chunks, shares
 from .temperature import Temperature, scalar
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @operator("prototype_cross_entropy")
@@ -20,21 +22,30 @@ def _forward(
     student: Tensor,
     teacher: Tensor,
     weight: Tensor,
-    teacher_weight: Tensor,
+    prototypes: Tensor,
+    teacher_prototypes: Tensor,
     center: Tensor,
     student_temperature: Tensor,
     teacher_temperature: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    implementation: str,
+) -> Four:
     """student [V, B, d], teacher [G, B, d] -> loss, gradient [V, B, d], and the softmax's sums [.., 2]
 
     sum_k t_k log p_k = z . sum_k t_k w_k - log-sum-exp: of a target nothing is needed but its barycentre, the mean
-    of the prototypes under it, and those of several teachers add. All is in the type of the features.
+    of the prototypes under it, and those of several teachers add. All is in the type of the features. `prototypes`
+    are `weight` in the type of products, without a gradient of their own.
     """
+    if implementation == "triton":
+        from . import launch
+
+        return launch.forward(
+            student, teacher, prototypes, teacher_prototypes, center, student_temperature, teacher_temperature
+        )
     rows, answers, bias = _scaled(student, teacher, center, student_temperature, teacher_temperature)
     ours, theirs = Softmax(rows), Softmax(answers)
-    for some in chunks(len(weight), len(rows) + len(answers)):
-        block = weight[some].to(rows.dtype)
-        theirs.add(torch.addmm(bias[some], answers, teacher_weight[some].to(rows.dtype).T), block)
+    for some in chunks(len(prototypes), len(rows) + len(answers), rows.shape[1]):
+        block = prototypes[some].to(rows.dtype)
+        theirs.add(torch.addmm(bias[some], answers, teacher_prototypes[some].to(rows.dtype).T), block)
         ours.add(rows @ block.T, block)
     matrix, count = taught(len(student), len(teacher), student), losses_in_mean(student, teacher)
     teachers = matrix.sum(1).repeat_interleave(student.shape[1])[:, None]
@@ -50,14 +61,18 @@ def _(
     student: Tensor,
     teacher: Tensor,
     weight: Tensor,
-    teacher_weight: Tensor,
+    prototypes: Tensor,
+    teacher_prototypes: Tensor,
     center: Tensor,
     student_temperature: Tensor,
     teacher_temperature: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    implementation: str,
+) -> Four:
     rows, answers = (x.shape[0] * x.shape[1] for x in (student, teacher))
-    sums = student.new_empty(rows, 2), student.new_empty(answers, 2)
-    return student.new_empty(()), student.new_empty(student.shape), *sums
+    wide = torch.promote_types(student.dtype, torch.float32)
+    shapes = (), student.shape, (rows, 2), (answers, 2)
+    loss, gradient, sums, teacher_sums = (student.new_empty(shape, dtype=wide) for shape in shapes)
+    return loss, gradient, sums, teacher_sums
 
 
 @operator("prototype_cross_entropy_to_weight")
@@ -65,24 +80,31 @@ def _to_weight(
     grad: Tensor,
     student: Tensor,
     teacher: Tensor,
-    weight: Tensor,
-    teacher_weight: Tensor,
+    prototypes: Tensor,
+    teacher_prototypes: Tensor,
     center: Tensor,
     student_temperature: Tensor,
     teacher_temperature: Tensor,
     sums: Tensor,
     teacher_sums: Tensor,
+    dtype: torch.dtype,
+    implementation: str,
 ) -> Tensor:
     """[K, d] of the type of the weight: (teachers * softmax - sum of targets)^T z, both computed again"""
+    features = student, teacher, prototypes, teacher_prototypes, center, student_temperature, teacher_temperature
+    if implementation == "triton":
+        from . import launch
+
+        return launch.to_weight(grad, *features, sums, teacher_sums, dtype)
     rows, answers, bias = _scaled(student, teacher, center, student_temperature, teacher_temperature)
     matrix = taught(len(student), len(teacher), student)
     teachers = matrix.sum(1).repeat_interleave(student.shape[1])[:, None]
     pushed = rows * (grad / losses_in_mean(student, teacher))
-    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for some in chunks(len(weight), len(rows) + len(answers)):
-        target = torch.addmm(bias[some], answers, teacher_weight[some].to(rows.dtype).T)
+    out = prototypes.new_empty(prototypes.shape, dtype=dtype)
+    for some in chunks(len(prototypes), len(rows) + len(answers), rows.shape[1]):
+        target = torch.addmm(bias[some], answers, teacher_prototypes[some].to(rows.dtype).T)
         target = shares(target, teacher_sums, 1).view(len(teacher), -1)
-        excess = shares(rows @ weight[some].to(rows.dtype).T, sums, teachers)
+        excess = shares(rows @ prototypes[some].to(rows.dtype).T, sums, teachers)
         excess.view(len(student), -1).addmm_(matrix, target, alpha=-1)
         out[some] = excess.T @ pushed
     return out
@@ -93,15 +115,17 @@ def _(
     grad: Tensor,
     student: Tensor,
     teacher: Tensor,
-    weight: Tensor,
-    teacher_weight: Tensor,
+    prototypes: Tensor,
+    teacher_prototypes: Tensor,
     center: Tensor,
     student_temperature: Tensor,
     teacher_temperature: Tensor,
     sums: Tensor,
     teacher_sums: Tensor,
+    dtype: torch.dtype,
+    implementation: str,
 ) -> Tensor:
-    return weight.new_empty(weight.shape)
+    return prototypes.new_empty(prototypes.shape, dtype=dtype)
 
 
 def _scaled(
@@ -112,18 +136,37 @@ def _scaled(
     return rows, answers, center.neg() / teacher_temperature
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs, *output[1:])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Four) -> None:
+    student, teacher, weight, *others, ctx.implementation = inputs
+    ctx.dtype = weight.dtype
+    ctx.save_for_backward(student, teacher, *others, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, gradient, sums, teacher_sums = ctx.saved_tensors
-    weight_grad = _to_weight(grad, *inputs, sums, teacher_sums) if ctx.needs_input_grad[2] else None
-    return grad * gradient, None, weight_grad, None, None, None, None
+    weight_grad = None
+    if ctx.needs_input_grad[2]:
+        weight_grad = _to_weight(grad, *inputs, sums, teacher_sums, ctx.dtype, ctx.implementation)
+    return (grad * gradient).to(inputs[0].dtype), None, weight_grad, *[None] * 6
 
 
 _forward.register_autograd(_backward, setup_context=_save)
+
+
+def obstacle(dtypes: tuple[torch.dtype, ...], width: int, unavailable: str | None, asked: bool) -> str | None:
+    """Why Triton's kernels cannot or, unless they are asked for, should not run; the first type is that of products."""
+    if unavailable:
+        return unavailable
+    if torch.float64 in dtypes:
+        return "the kernels add in fp32, and an argument is float64"
+    if width > 256:
+        return f"the kernels take up to 256 features, not {width}"
+    return (
+        "in fp32 PyTorch's products are taken unless ours are asked for"
+        if dtypes[0].itemsize > 2 and not asked
+        else None
+    )
 
 
 def prototype_cross_entropy(
@@ -143,11 +186,12 @@ def prototype_cross_entropy(
     is None, student and teacher are S and T themselves, [.., K]. The temperatures s and t are numbers or scalar
     tensors, whose value may change without compiling anew.
 
-    In nats, an fp32 scalar (fp64 where an argument is); computed in fp32, under autocast too. Student and weight
-    have gradients, nothing else has. Neither logits nor probabilities of all K prototypes are kept or ever
-    whole: memory is that of features, of the weight's gradient, and of a million logits. No images: loss 0. Over
-    ranks, the loss is of this rank's images. ValueError where a shape or type does not fit, a number is not
-    positive, or there are fewer than two views.
+    In nats, an fp32 scalar (fp64 where an argument is); computed in fp32, under autocast too, but for the products
+    of the Triton kernels: these are in the type of autocast, or of student outside of it, and added in fp32; in
+    fp32 the kernels run where they are asked for. Student and weight have gradients, nothing else has. Neither
+    logits nor probabilities of all K prototypes are kept or ever whole: memory is that of features, of the weight's
+    gradient, and of a million logits. No images: loss 0. Over ranks, the loss is of this rank's images. ValueError
+    where a shape or type does not fit, a number is not positive, or there are fewer than two views.
 
     DINO's loss: Caron et al., arXiv:2104.14294.
 
@@ -162,14 +206,31 @@ def prototype_cross_entropy(
         scalar("student_temperature", student_temperature, student, wide),
         scalar("teacher_temperature", teacher_temperature, student, wide),
     )
-    if choose("prototypes", "it has no Triton kernel", expected=False) == "reference":
+    kind = autocast_dtype(student) or student.dtype
+    implementation = _chosen(student, weight, (kind, wide))
+    if implementation == "reference":
         with torch.autocast(student.device.type, enabled=False):
             return reference.prototype_cross_entropy(student, teacher, weight, center, *temperatures, teacher_weight)
     teacher, center = teacher.detach(), center.detach().to(wide)
     if weight is None:
         return view_cross_entropy(student, teacher, center, *temperatures)
-    theirs = (weight if teacher_weight is None else teacher_weight).detach()
-    return _forward(student.to(wide), teacher.to(wide), weight, theirs, center, *temperatures)[0]
+    prototypes = weight.detach()
+    theirs = prototypes if teacher_weight is None else teacher_weight.detach()
+    if implementation == "triton":  # PyTorch converts prototypes a chunk at a time
+        prototypes, theirs = prototypes.to(kind), theirs.to(kind)
+    else:
+        kind = wide
+    inputs = student.to(kind), teacher.to(kind), weight, prototypes, theirs, center
+    return _forward(*inputs, *temperatures, implementation)[0]
+
+
+def _chosen(student: Tensor, weight: Tensor | None, dtypes: tuple[torch.dtype, torch.dtype]) -> str:
+    """The implementation. PyTorch's is no surprise for logits, and in fp32."""
+    device = student.device.type
+    if weight is None:
+        return choose("prototypes", "logits that exist already are PyTorch's", expected=False)
+    found = obstacle(dtypes, student.shape[2], triton_obstacle(device), forced("prototypes") == "triton")
+    return choose("prototypes", found, expected=device == "cuda" and dtypes[0].itemsize == 2)
 
 
 def _check_views(student: Tensor, teacher: Tensor) -> None:

@@ -53,7 +53,7 @@ def sinkhorn_center(teacher: Tensor, weight: Tensor | None, temperature: Tempera
     _check(teacher, weight, iterations)
     wide = reference.widest(teacher, weight)
     divisor = scalar("temperature", temperature, teacher, wide)
-    if choose("prototypes", "it has no Triton kernel", expected=False) == "reference":
+    if choose("prototypes", "sinkhorn_center is PyTorch's", expected=False) == "reference":
         with torch.autocast(teacher.device.type, enabled=False):
             return reference.sinkhorn_center(teacher, weight, divisor, iterations)
     return _center(teacher.detach(), None if weight is None else weight.detach(), divisor, iterations)

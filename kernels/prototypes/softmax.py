@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 1 << 20  # 4 MB in fp32: the prototypes of a chunk are as many as fit, but no fewer than
+LOGITS_AT_ONCE = 1 << 20  # 4 MB in fp32: the prototypes of a chunk and its logits are as many as fit, but no fewer than
 PROTOTYPES_AT_ONCE = 64  # which for features wider than that is no more than the features
 
 
@@ -45,8 +45,8 @@ def shares(logits: Tensor, sums: Tensor, factor: Tensor | float) -> Tensor:
     return logits.sub_(sums[:, :1]).exp_().mul_(factor / sums[:, 1:])
 
 
-def chunks(prototypes: int, rows: int) -> Iterator[slice]:
-    """Of all prototypes, for that many rows of logits."""
-    size = max(PROTOTYPES_AT_ONCE, LOGITS_AT_ONCE // max(1, rows))
+def chunks(prototypes: int, rows: int, width: int = 1) -> Iterator[slice]:
+    """Of all prototypes, for that many rows of logits, and prototypes of a width where they are copied."""
+    size = max(PROTOTYPES_AT_ONCE, LOGITS_AT_ONCE // max(1, rows, width))
     for start in range(0, prototypes, size):
         yield slice(start, min(start + size, prototypes))

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from vitkiln.engine import optim
+from vitkiln.engine.errors import MissingBackend
 from vitkiln.engine.settings import Optim
 
 CPU = torch.device("cpu")
@@ -80,40 +81,93 @@ def test_lars_takes_a_ratio_of_one_for_a_zero_weight():
 def test_clip_bounds_the_norm_of_the_whole_model():
     module = with_gradients(model(), 10)
     before = torch.cat([p.grad.flatten() for p in module.parameters()])
-    optim.clip(module.parameters(), Optim(clip=1.0))
-    after = torch.cat([p.grad.flatten() for p in module.parameters()])
+    grads = [p.grad for p in module.parameters()]
+    norm, factors = optim.clip(grads, Optim(clip=1.0))
+    after = torch.cat([(grad * factor).flatten() for grad, factor in zip(grads, factors, strict=True)])
+    torch.testing.assert_close(norm, before.norm())
     torch.testing.assert_close(after, before / before.norm(), atol=1e-5, rtol=1e-5)
 
 
 def test_clip_bounds_each_tensor_by_itself():
     module = with_gradients(model(), 10)
     module[0].weight.grad *= 1e-3
-    small = module[0].weight.grad.clone()
-    optim.clip(module.parameters(), Optim(clip=3.0, clip_per="tensor"))
-    norms = [p.grad.norm().item() for p in module.parameters()]
+    grads = [p.grad for p in module.parameters()]
+    _, factors = optim.clip(grads, Optim(clip=3.0, clip_per="tensor"))
+    norms = [(factor * grad.norm()).item() for grad, factor in zip(grads, factors, strict=True)]
     assert norms[1:] == pytest.approx([3.0] * 3, rel=1e-4)
-    assert torch.equal(module[0].weight.grad, small)
+    assert factors[0] == 1
 
 
 def test_no_clip_leaves_gradients_alone():
     module = with_gradients(model(), 10)
-    optim.clip(module.parameters(), Optim())
-    assert module[1].bias.grad.tolist() == [40.0] * 3
+    norm, factors = optim.clip([p.grad for p in module.parameters()], Optim())
+    assert factors is None
+    torch.testing.assert_close(norm, torch.cat([p.grad.flatten() for p in module.parameters()]).norm())
 
 
-@pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])
-def test_a_gradient_that_is_not_finite_moves_nothing(name):
-    module = with_gradients(model())
-    optimizer = optim.build(Optim(name=name), module, 0.1, CPU)
-    assert optim.step(optimizer, torch.tensor(1.0)) == 0
+BACKENDS = [("adamw", "one_pass"), ("adamw", "torch"), ("lars", "one_pass"), ("lars", "torch"), ("sgd", "torch")]
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_a_gradient_that_is_not_finite_moves_nothing(name, backend):
+    settings, module = Optim(name=name, backend=backend, clip=1.0), with_gradients(model())
+    optimizer = optim.build(settings, module, 0.1, CPU)
+    assert optim.step(optimizer, settings)[1] == 0
     before = [p.clone() for p in module.parameters()]
     with_gradients(module, float("nan"))
-    norm = optim.clip(module.parameters(), Optim(clip=1.0))
-    assert optim.step(optimizer, norm) == 1
+    assert optim.step(optimizer, settings)[1] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     with_gradients(module)
-    optim.step(optimizer, torch.tensor(1.0))
+    optim.step(optimizer, settings)
     assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def runs(backend, steps=4, **settings):
+    """A module that learns, one layer of it from the third step on, and a teacher of half of it."""
+    torch.manual_seed(0)
+    module, teacher = nn.Sequential(nn.Linear(40, 30), nn.GELU(), nn.Linear(30, 7)), nn.Linear(40, 30)
+    settings = Optim(backend=backend, **settings)
+    optimizer = optim.build(settings, module, 0.02, CPU)
+    following = dict(zip(module[0].parameters(), teacher.parameters(), strict=True))
+    norms = []
+    for step in range(steps):
+        module(torch.randn(16, 40, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        if step < 2:
+            module[2].weight.grad = None
+        optim.set_rate(optimizer, 0.02 / (1 + step))
+        norms.append(optim.step(optimizer, settings, following, 0.1)[0])
+    return [*module.parameters(), *teacher.parameters(), torch.stack(norms)]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars"])
+@pytest.mark.parametrize("more", [{}, {"clip": 0.5}, {"clip": 0.5, "clip_per": "tensor", "decay_1d": False}])
+def test_one_pass_moves_as_three_do(name, more):
+    for one, other in zip(runs("one_pass", name=name, **more), runs("torch", name=name, **more), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_a_teacher_follows_though_the_weight_has_no_gradient():
+    module, teacher = model(), model()
+    settings = Optim(backend="one_pass")
+    optimizer = optim.build(settings, module, 0.1, CPU)
+    with_gradients(module)
+    module[0].weight.grad = None
+    before = teacher[0].weight.detach().clone()
+    with torch.no_grad():
+        module[0].weight.add_(1.0)
+    optim.step(optimizer, settings, {module[0].weight: teacher[0].weight}, 0.25)
+    torch.testing.assert_close(teacher[0].weight, before.lerp(module[0].weight, 0.25))
+
+
+def test_nvidias_apex_is_named_where_it_is_missing():
+    with pytest.raises(MissingBackend, match=r"optim\.backend=apex: NVIDIA's apex is not installed"):
+        optim.build(Optim(backend="apex"), model(), 0.1, CPU)
+
+
+@pytest.mark.parametrize(("name", "backend"), [("sgd", "one_pass"), ("sgd", "apex"), ("lars", "apex")])
+def test_a_backend_that_has_no_such_optimiser_is_refused(name, backend):
+    with pytest.raises(ValueError, match=f"{backend}.*must be auto.* or torch"):
+        Optim(name=name, backend=backend)
 
 
 def encoder(depth=3):

@@ -60,3 +60,17 @@ def test_a_budget_of_minutes_follows_the_clock():
     pace.seconds = 120.0
     assert pace.done
     assert pace.rate(optim, 1.0) == 0
+
+
+@pytest.mark.parametrize("steps", [None, 30])
+def test_a_rate_that_moves_once_an_epoch_stays_for_the_whole_of_it(steps):
+    """LaCViT's: eta + (base - eta) (1 + cos(pi e / E)) / 2 with e the number of the epoch."""
+    optim = Optim(lr=1.0, rate_per="epoch", min_lr=0.1)
+    pace = Pace(Run(epochs=10.0, steps=steps), steps_per_epoch=7)
+    each = round(pace.planned / 10)
+    rates = []
+    while not pace.done:
+        rates.append(pace.rate(optim, 1.0))
+        pace.step += 1
+    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in range(10) for _ in range(each)]
+    assert rates == pytest.approx(expected)

@@ -50,6 +50,8 @@ def test_named_sizes_have_the_published_parameter_counts(name):
         {"layer_scale": 0.1},
         {"position": "learned", "class_position": False, "registers": 4},
         {"registers": 2, "width": 48, "heads": 3},
+        {"position": "none"},
+        {"position": "none", "registers": 2},
     ],
 )
 def test_timm_loads_our_weights_and_agrees(more):
@@ -138,7 +140,7 @@ def test_position_gradient_reaches_the_told_place_only():
     assert told.nonzero().flatten().tolist() == [1, 3, 5, 7]
 
 
-@pytest.mark.parametrize("position", ["sincos", "learned"])
+@pytest.mark.parametrize("position", ["sincos", "learned", "none"])
 def test_images_of_another_size_are_seen(position):
     assert encoder(position=position)(images(48)).shape == (3, 37, 32)
 
@@ -193,3 +195,42 @@ def test_mocov3_initialisation_bounds():
     assert 0.9 < vit.blocks[0].attn.qkv.weight.abs().max() / (6 / 64) ** 0.5 <= 1
     assert 0.9 < vit.patch_embed.proj.weight.abs().max() / (6 / (3 * 64 + 32)) ** 0.5 <= 1
     assert vit.blocks[0].attn.qkv.bias.abs().max() == 0
+
+
+def test_streams_after_blocks_are_those_that_the_next_norm_sees():
+    vit, x = encoder(depth=3), images()
+    seen = []
+    for block in vit.blocks:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    vit(x)
+    whole = seen[:]
+    found = vit.layers(x, (3, 1))
+    assert torch.equal(found[0], whole[2])
+    assert torch.equal(found[1], whole[0])
+
+
+def test_the_last_stream_under_the_last_norm_is_what_the_encoder_says():
+    vit, x = encoder(registers=2), images()
+    (stream,) = vit.layers(x, (2,))
+    torch.testing.assert_close(vit.norm(stream), vit(x))
+
+
+def test_streams_follow_plan_and_drop_path():
+    vit, x = encoder(), images()
+    plan, kept = Plan(torch.tensor([[3, 1]] * 3), torch.tensor([[0, 1]] * 3)), torch.tensor([0.0, 2.0, 1.0])
+    branches = kept.view(3, 1, 1).expand(3, 2, 2)
+    (stream,) = vit.layers(x, (2,), plan, branches)
+    torch.testing.assert_close(vit.norm(stream), vit(x, plan, branches))
+
+
+def test_blocks_above_the_highest_named_are_not_computed():
+    vit, ran = encoder(depth=3), []
+    vit.blocks[1].register_forward_hook(lambda *_: ran.append(2))
+    vit.layers(images(), (1,))
+    assert not ran
+
+
+@pytest.mark.parametrize("blocks", [(), (0, 1), (3,), (-1,)])
+def test_blocks_that_there_are_not_are_refused(blocks):
+    with pytest.raises(ValueError, match=r"must be numbers from 1 to 2"):
+        encoder().layers(images(), blocks)

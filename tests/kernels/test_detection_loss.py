@@ -1,5 +1,6 @@
 """detection_loss: which tokens were told a wrong place, as a logistic regression on each."""
 
+import logging
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vitkiln.kernels import detection_loss, use
-from vitkiln.kernels.detection_loss import reference
+from vitkiln.kernels._shared import choice
+from vitkiln.kernels.detection_loss import op, reference
 
 SHAPES = [(2, 4, 5), (1, 197, 5), (3, 1, 8), (1, 1, 1)]  # B, K, D
 
@@ -121,7 +123,7 @@ def test_autocast_does_not_narrow_it(implementation):
 
 
 def test_registration():
-    torch.library.opcheck(torch.ops.vitkiln.detection_loss.default, sample())
+    torch.library.opcheck(torch.ops.vitkiln.detection_loss.default, (*sample(), "torch"))
 
 
 def test_compiles_without_a_break(gradients, close):
@@ -130,6 +132,45 @@ def test_compiles_without_a_break(gradients, close):
     theirs = gradients(detection_loss, *arguments)
     for actual, expected in zip(gradients(compiled, *arguments), theirs, strict=True):
         close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "width", "unavailable", "obstacle"),
+    [
+        ((torch.bfloat16, torch.float32), 4096, None, None),
+        ((torch.float32, torch.float32), 384, None, None),
+        ((torch.bfloat16, torch.float32), 4097, None, "the kernel takes up to 4096 channels, not 4097"),
+        ((torch.bfloat16, torch.float64), 384, None, "the kernel adds in fp32, and an argument is float64"),
+        ((torch.bfloat16, torch.float32), 384, "Triton is not installed", "Triton is not installed"),
+    ],
+)
+def test_the_rule_of_choice(dtypes, width, unavailable, obstacle):
+    assert op.obstacle(dtypes, width, unavailable) == obstacle
+
+
+def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(caplog):
+    choice._note_once.cache_clear()
+    with caplog.at_level(logging.WARNING), use("triton", "detection_loss"):
+        detection_loss(*sample())
+    said = [r.getMessage() for r in caplog.records]
+    assert said == ["detection_loss: runs in plain PyTorch, because Triton needs a CUDA device, not cpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(64, 49, 384), (3, 197, 768), (1, 1, 37), (1, 65, 4096)])
+def test_agrees_with_float64_on_a_gpu(shape, dtype, implementation, gradients, close):
+    tokens, weight, bias, wrong = sample(*shape, torch.float32)
+    head = (x.detach().cuda().requires_grad_() for x in (weight, bias))
+    arguments = tokens.detach().to("cuda", dtype).requires_grad_(), *head, wrong.cuda()
+    wide = [a.detach().double().requires_grad_() if a.is_floating_point() else a for a in arguments]
+    with use(implementation, "detection_loss"):
+        ours, again = gradients(detection_loss, *arguments), gradients(detection_loss, *arguments)
+    theirs = gradients(reference.detection_loss, *wide)
+    for actual, repeated, expected in zip(ours, again, theirs, strict=True):
+        assert torch.equal(actual, repeated)
+        close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """normalized_pixel_mse: predicted patches beside the image's own, each normalised by itself."""
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor
 
 from vitkiln.kernels import use
+from vitkiln.kernels._shared import choice
 from vitkiln.kernels.pixel_mse import normalized_pixel_mse, op, reference
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -150,7 +153,7 @@ def test_autocast_does_not_narrow_it(implementation, gradients, close):
 
 def test_registration():
     prediction, images, mask = sample()
-    arguments = (prediction, images, mask, list(MEAN), list(STD), True)
+    arguments = (prediction, images, mask, list(MEAN), list(STD), True, "torch")
     torch.library.opcheck(op._forward._opoverload, arguments)
 
 
@@ -160,6 +163,44 @@ def test_compiles_without_a_break(gradients, close):
     ours = gradients(compiled, *arguments)
     for actual, expected in zip(ours, gradients(normalized_pixel_mse, *arguments), strict=True):
         close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "width", "unavailable", "obstacle"),
+    [
+        ((torch.bfloat16, torch.uint8), 3888, None, None),
+        ((torch.float32, torch.float32), 768, None, None),
+        ((torch.bfloat16, torch.uint8), 4107, None, "the kernel takes patches of up to 4096 values, not 4107"),
+        ((torch.bfloat16, torch.float64), 768, None, "the kernel adds in fp32, and an argument is float64"),
+        ((torch.bfloat16, torch.uint8), 768, "Triton is not installed", "Triton is not installed"),
+    ],
+)
+def test_the_rule_of_choice(dtypes, width, unavailable, obstacle):
+    assert op.obstacle(dtypes, width, unavailable) == obstacle
+
+
+def test_a_kernel_asked_for_in_vain_is_logged_with_its_reason(caplog):
+    choice._note_once.cache_clear()
+    with caplog.at_level(logging.WARNING), use("triton", "pixel_mse"):
+        normalized_pixel_mse(*sample())
+    said = [r.getMessage() for r in caplog.records]
+    assert said == ["pixel_mse: runs in plain PyTorch, because Triton needs a CUDA device, not cpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("shape", [(64, 14, 14, 16), (3, 7, 7, 32), (5, 3, 5, 7), (65, 1, 1, 1)])
+def test_agrees_with_float64_on_a_gpu(shape, normalize, dtype, implementation, gradients, close):
+    prediction, images, mask = (x.detach().cuda() for x in sample(*shape, dtype))
+    arguments = (prediction.requires_grad_(), images, mask, MEAN, STD, normalize)
+    wide = (prediction.detach().double().requires_grad_(), *arguments[1:])
+    with use(implementation, "pixel_mse"):
+        ours, again = gradients(normalized_pixel_mse, *arguments), gradients(normalized_pixel_mse, *arguments)
+    for actual, repeated, expected in zip(ours, again, gradients(reference.normalized_pixel_mse, *wide), strict=True):
+        assert torch.equal(actual, repeated)
+        close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """prototype_cross_entropy and sinkhorn_center: losses over many prototypes, without their products with features."""
 
+import logging
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitkiln.kernels import use
+from vitkiln.kernels._shared import choice
 from vitkiln.kernels.prototypes import op, prototype_cross_entropy, reference, sinkhorn_center, softmax
 
 SHAPES = [(4, 2, 3, 7, 131), (2, 2, 1, 1, 1), (5, 1, 2, 6, 64), (3, 3, 5, 4, 65)]  # V, G, B, d, K
@@ -223,10 +225,12 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.mark.usefixtures("few_at_once")
 def test_no_array_of_rows_by_prototypes_exists():
     student, teacher, weight, center, theirs = sample(8, 2, 16, 4, 400)
-    inputs = [student.detach(), teacher, weight.detach(), theirs, center, *torch.tensor([0.5, 0.2]).double()]
+    student, weight = student.detach(), weight.detach()
+    others = [weight, theirs, center, *torch.tensor([0.5, 0.2]).double()]
     with Largest() as seen:
-        _, _, *sums = op._forward._opoverload(*inputs)
-        op._to_weight._opoverload(torch.ones(()).double(), *inputs, *sums)
+        _, _, *sums = op._forward._opoverload(student, teacher, weight, *others, "torch")
+        one = torch.ones(()).double()
+        op._to_weight._opoverload(one, student, teacher, *others, *sums, weight.dtype, "torch")
         sinkhorn_center(teacher.flatten(0, 1), weight, 0.2)
     assert 0 < seen.numbers <= (8 + 2) * 16 * 10  # all rows, ten prototypes
 
@@ -268,7 +272,10 @@ def test_autocast_narrows_neither_pass(implementation, close):
 def test_registration():
     student, teacher, weight, center, theirs = sample()
     temperatures = torch.tensor(0.5).double(), torch.tensor(0.2).double()
-    torch.library.opcheck(op._forward._opoverload, (student, teacher, weight, theirs, center, *temperatures))
+    torch.library.opcheck(
+        op._forward._opoverload,
+        (student, teacher, weight, weight.detach().clone(), theirs, center, *temperatures, "torch"),
+    )
     logits = torch.randn(3, 2, 131, dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(op.view_cross_entropy._opoverload, (logits, logits[:2].detach(), center, *temperatures))
 
@@ -293,6 +300,73 @@ def test_another_temperature_does_not_compile_anew():
     with torch.compiler.set_stance("fail_on_recompile"):
         second = compiled(*arguments, temperatures=(0.5, temperature.fill_(0.1)))
     assert first.item() != second.item()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "width", "unavailable", "asked", "obstacle"),
+    [
+        ((torch.bfloat16, torch.float32), 256, None, False, None),
+        ((torch.float16, torch.float32), 7, None, True, None),
+        ((torch.bfloat16, torch.float32), 257, None, True, "the kernels take up to 256 features, not 257"),
+        ((torch.bfloat16, torch.float64), 256, None, True, "the kernels add in fp32, and an argument is float64"),
+        ((torch.bfloat16, torch.float32), 256, "Triton is not installed", True, "Triton is not installed"),
+        ((torch.float32,) * 2, 256, None, True, None),
+        ((torch.float32,) * 2, 256, None, False, "in fp32 PyTorch's products are taken unless ours are asked for"),
+    ],
+)
+def test_the_rule_of_choice(dtypes, width, unavailable, asked, obstacle):
+    assert op.obstacle(dtypes, width, unavailable, asked) == obstacle
+
+
+@pytest.mark.parametrize(
+    ("logits", "reason"),
+    [(False, "Triton needs a CUDA device, not cpu"), (True, "logits that exist already are PyTorch's")],
+)
+def test_kernels_asked_for_in_vain_are_logged_with_the_reason(logits, reason, caplog):
+    choice._note_once.cache_clear()
+    student, teacher, weight, center, _ = sample()
+    arguments = (student @ weight.T, teacher @ weight.T, None) if logits else (student, teacher, weight)
+    with caplog.at_level(logging.WARNING), use("triton", "prototypes"):
+        loss(*arguments, center)
+    assert [r.getMessage() for r in caplog.records] == [f"prototypes: runs in plain PyTorch, because {reason}"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "shape", [(10, 2, 64, 256, 4096), (2, 2, 49, 256, 1000), (3, 1, 65, 37, 37), (4, 2, 1, 64, 65)]
+)
+def test_kernels_agree_with_float64_on_a_gpu(shape, dtype, gradients):
+    student, teacher, weight, theirs = (F.normalize(x, dim=-1).to(dtype).cuda() for x in _rows(*shape))
+    arguments = [student.requires_grad_(), teacher, weight.requires_grad_(), torch.randn(shape[4]).cuda() / 9, theirs]
+    wide = [x.detach().double().requires_grad_(x.requires_grad) for x in arguments]
+    with use("triton", "prototypes"):
+        ours, again = (gradients(loss, *arguments, temperatures=(0.1, 0.04)) for _ in range(2))
+    wanted = gradients(loss, *wide, temperatures=(0.1, 0.04), by=reference.prototype_cross_entropy)
+    for actual, repeated, expected in zip(ours, again, wanted, strict=True):
+        assert torch.equal(actual, repeated)
+        apart = (actual.double() - expected).norm() / expected.norm()
+        assert apart <= (5e-5 if dtype == torch.float32 else 2e-2)
+
+
+def _rows(views, teachers, images, width, prototypes):
+    shapes = (views, images, width), (teachers, images, width), (prototypes, width), (prototypes, width)
+    return [torch.randn(shape) for shape in shapes]
+
+
+@pytest.mark.gpu
+def test_kernels_run_where_autocast_has_16_bits_and_wait_for_nothing():
+    student, teacher, weight, _ = (x.cuda() for x in _rows(4, 2, 8, 64, 1000))
+    temperature, center = torch.tensor(0.04).cuda(), torch.zeros(1000).cuda()
+    arguments = student.requires_grad_(), teacher, weight.requires_grad_(), center
+    with torch.autocast("cuda", torch.bfloat16):
+        loss(*arguments, temperatures=(0.1, temperature)).backward()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss(*arguments, temperatures=(0.1, temperature)).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert weight.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

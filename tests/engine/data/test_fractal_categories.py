@@ -30,7 +30,8 @@ def test_more_than_the_shipped_are_found_by_the_same_search(kept, monkeypatch):
     found = formulas(Formulas(categories=MORE))
     assert len(found) == MORE
     for one, other in zip(found, shipped(), strict=False):
-        assert (one.maps == other.maps).all() and (one.probabilities == other.probabilities).all()
+        assert (one.maps == other.maps).all()
+        assert (one.probabilities == other.probabilities).all()
 
 
 def test_what_is_kept_is_not_searched_for_again(kept, monkeypatch):

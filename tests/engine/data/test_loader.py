@@ -93,6 +93,26 @@ def test_micro_batches_of_a_step_are_the_step(source: Source) -> None:
     assert all(equal(batch, joined(parts[4 * step : 4 * step + 4])) for step, batch in enumerate(whole))
 
 
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"step": 3}, {"classes": 2}, {"classes": 2, "step": 4}])
+def test_a_shorter_step_at_the_end_of_an_epoch_comes_alike_every_time(source: Source, settings: dict[str, int]) -> None:
+    """50 images in micro-batches of 8, four to a step: six, so every second step has two."""
+    how = {"batch_size": 32, "accumulate": 4, "leftover": True, "classes": settings.get("classes")}
+    through = batches(source, 18, **how)
+    step = settings.get("step", 0)
+    assert [batch.seed[1].item() for batch in through[:12]] == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3]
+    again = batches(source, 4, **{**how, **settings})
+    first = next(index for index, batch in enumerate(through) if batch.seed[1].item() == step)
+    assert all(map(equal, through[first:], again))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_balanced_batches_hold_as_many_of_each_class_on_every_rank(source: Source, world: int) -> None:
+    ranks = [batches(source, 4, classes=2, rank=rank, world=world) for rank in range(world)]
+    whole = batches(source, 4, classes=2)
+    assert all(batch.labels.bincount().tolist() == [8, 8] for batch in whole)
+    assert all(equal(batch, joined(list(parts))) for batch, *parts in zip(whole, *ranks, strict=True))
+
+
 @pytest.mark.parametrize("step", [1, 3, 10])
 def test_a_run_goes_on_as_if_it_had_never_stopped(source: Source, step: int) -> None:
     through = batches(source, step + 3)

@@ -88,3 +88,42 @@ def test_ranks_and_micro_batches_share_a_step_of_copies_without_changing_it(accu
     ranks = [Order(100, 24, seed=0, repeats=3, accumulate=accumulate, rank=r, world=world) for r in range(world)]
     joined = [order.ids(6, micro) for micro in range(accumulate) for order in ranks]
     assert (np.concatenate(joined) == whole).all()
+
+
+def test_micro_batches_left_at_the_end_of_an_epoch_are_a_shorter_step() -> None:
+    order = Order(103, 40, seed=0, accumulate=4, leftover=True)  # 10 micro-batches of 10, 3 images over
+    assert order.steps_per_epoch == 3
+    assert [order.parts(step) for step in range(6)] == [4, 4, 2, 4, 4, 2]
+    for epoch in range(2):
+        steps = range(3 * epoch, 3 * epoch + 3)
+        seen = np.concatenate([order.ids(step, micro) for step in steps for micro in range(order.parts(step))])
+        assert len(np.unique(seen)) == len(seen) == 100
+
+
+def test_without_leftovers_they_are_dropped() -> None:
+    order = Order(103, 40, seed=0, accumulate=4)
+    assert (order.steps_per_epoch, [order.parts(step) for step in range(4)]) == (2, [4, 4, 4, 4])
+
+
+def test_whole_steps_are_those_of_an_order_without_leftovers() -> None:
+    plain, left = (Order(103, 40, seed=0, accumulate=4, leftover=leftover) for leftover in (False, True))
+    assert all((plain.ids(step, micro) == left.ids(step, micro)).all() for step in range(2) for micro in range(4))
+
+
+def test_images_fewer_than_a_step_still_make_one_of_what_there_is() -> None:
+    order = Order(25, 40, seed=0, accumulate=4, leftover=True)
+    assert (order.steps_per_epoch, order.parts(0), order.parts(7)) == (1, 2, 2)
+
+
+def test_images_fewer_than_a_micro_batch_are_refused() -> None:
+    with pytest.raises(DataError, match=r"data.batch_size: 40 in 4 parts, 10 images each, .* must be at most 36"):
+        Order(9, 40, seed=0, accumulate=4, leftover=True)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_ranks_share_a_shorter_step_without_changing_it(repeats: int) -> None:
+    how = {"seed": 0, "accumulate": 4, "leftover": True, "repeats": repeats}
+    whole, ranks = Order(103, 40, **how), [Order(103, 40, **how, rank=rank, world=2) for rank in range(2)]
+    for micro in range(whole.parts(2)):
+        joined = np.concatenate([order.ids(2, micro) for order in ranks])
+        assert (joined == whole.ids(2, micro)).all()

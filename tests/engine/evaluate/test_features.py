@@ -6,10 +6,11 @@ import torch.nn.functional as F
 
 from vitkiln.engine.errors import RecipeError
 from vitkiln.engine.evaluate.features import checked, gathered, rows_of, tokens
+from vitkiln.engine.pooling import pooled
 from vitkiln.engine.settings import Encoder
 from vitkiln.engine.vit import build
 
-KINDS = ("class", "mean", "class+mean", "last-2", "last-3")
+KINDS = ("class", "mean", "class+mean", "mean_norm", "last-2", "last-3")
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def test_class_and_mean_are_those_of_the_last_norm(encoder, images):
     torch.testing.assert_close(found["class"], y[:, 0])
     torch.testing.assert_close(found["mean"], y[:, 3:].mean(1))
     torch.testing.assert_close(found["class+mean"], torch.cat([y[:, 0], y[:, 3:].mean(1)], 1))
+
+
+def test_the_norm_of_the_mean_is_that_of_the_stream_before_it(encoder, images):
+    streams = []
+    encoder.blocks[-1].register_forward_hook(lambda module, inputs, output: streams.append(output[0]))
+    encoder(images)
+    found = tokens(encoder, images, KINDS)
+    torch.testing.assert_close(found["mean_norm"], encoder.norm(streams[0][:, 3:].mean(1)))
+    torch.testing.assert_close(found["mean_norm"], pooled(encoder, images, "mean_norm"))
 
 
 def test_the_last_blocks_class_tokens_pass_the_last_norm(encoder, images):
@@ -69,7 +79,7 @@ def test_reading_leaves_the_encoder_as_it_was(encoder, images):
     ("kind", "text"),
     [
         ("clas", "--features clas: unknown; did you mean class?"),
-        ("zzz", "--features zzz: unknown; must be one of class, mean, class+mean, last-N"),
+        ("zzz", "--features zzz: unknown; must be one of class, mean, class+mean, mean_norm, last-N"),
         ("last-0", "--features last-0: unknown; did you mean last-4?"),
         ("last-9", "--features last-9: the encoder has 3 blocks"),
     ],

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vitkiln.engine.evaluate.knn import predict
+from vitkiln.engine.evaluate.knn import predict, told
 
 
 def points(seed=0, count=60, classes=3):
@@ -48,3 +48,13 @@ def test_chunks_change_nothing():
     bank, labels = points()
     queries = torch.randn(20, 8)
     assert torch.equal(predict(bank, labels, queries, 10, 3, chunk=3), predict(bank, labels, queries, 10, 3))
+
+
+def test_the_line_that_is_logged_tells_every_kind_of_features():
+    tops = {"top1": {"k10": 1.0, "k20": 40.0}, "top1_mean": {"k10": 2.0}}
+    before = {"untrained_top1": {"k20": 30.0}, "untrained_top1_mean": {"k10": 1.5}}
+    line = told({**tops, **before, "queries": 5, "split": "val", "images": 9, "classes": 3})
+    assert line == (
+        "kNN (k=20) top-1: 40.00% trained, 30.00% untrained; by mean 2.00% trained, 1.50% untrained "
+        "(5 images of val against 9, 3 classes)"
+    )

@@ -6,7 +6,7 @@ import torch
 
 from vitkiln.engine import distributed, methods
 from vitkiln.engine.settings import Encoder, dino
-from vitkiln.engine.vocabulary import Batch, Moment
+from vitkiln.engine.vocabulary import Batch
 
 ENCODER = Encoder(image_size=32, patch_size=8, width=32, depth=2, heads=2, position="learned", drop_path=0.2)
 SMALL = {"local_crops": 2, "local_size": 16, "hidden": 32, "bottleneck": 16, "output": 24, "koleo": 0.1}
@@ -23,7 +23,8 @@ def after_a_step(centering: str, size: int = 8) -> dict[str, torch.Tensor]:
     model = distributed.parallel(method, torch.device("cpu"))
     total = model(batch).total
     total.backward()
-    method.after_step(Moment(1, 0.0, 0.0))
+    method.frozen = False
+    method.after_backward()
     found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     return {**found, "center": method.center, "total": distributed.mean_over_ranks(total.detach())}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vitkiln.engine import optim
 from vitkiln.engine.methods import find
 from vitkiln.engine.settings import Encoder, dilemma
 from vitkiln.engine.settings.sections import kept
@@ -214,7 +215,7 @@ def test_it_learns_one_batch():
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        dilemma_.after_step(Moment(0, 0.0, 0.5))
+        optim.follow(dilemma_.teachers(), dilemma_.pull(Moment(0, 0.0, 0.5)))
         seen.append(losses.total.item())
     assert seen[-1] < 0.6 * seen[0]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vitkiln.engine import optim
 from vitkiln.engine.methods import find
-from vitkiln.engine.methods.mocov3 import move
 from vitkiln.engine.settings import Encoder, mocov3
 from vitkiln.engine.vocabulary import Batch, Moment
 
@@ -59,7 +59,7 @@ def test_the_teacher_gets_no_gradient_and_moves_only_by_momentum():
         for parameter in moco.encoder.parameters():
             parameter.add_(1.0)
     before = copy.deepcopy(moco.teacher)
-    moco.after_step(Moment(0, 0.0, 0.0))
+    optim.follow(moco.teachers(), moco.pull(Moment(0, 0.0, 0.0)))
     for name, parameter in moco.teacher[0].named_parameters():
         expected = before[0].get_parameter(name).lerp(moco.encoder.get_parameter(name), 1 - 0.99)
         torch.testing.assert_close(parameter, expected)
@@ -70,24 +70,24 @@ def test_momentum_reaches_one_at_the_end():
     with torch.no_grad():
         moco.encoder.cls_token.add_(1.0)
     before = moco.teacher[0].cls_token.clone()
-    moco.after_step(Moment(1, 1.0, 1.0))
+    optim.follow(moco.teachers(), moco.pull(Moment(1, 1.0, 1.0)))
     assert torch.equal(moco.teacher[0].cls_token, before)
 
 
 def test_equal_teacher_and_student_stay_equal_bit_for_bit():
     weights = torch.randn(1000)
-    teacher = [weights.clone()]
+    teacher = weights.clone()
     for _ in range(500):
-        move(teacher, [weights], 0.99)
-    assert torch.equal(teacher[0], weights)
+        optim.follow({weights: teacher}, 0.01)
+    assert torch.equal(teacher, weights)
 
 
 def test_constant_student_gives_the_closed_form():
     student, start = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    teacher = [start.clone()]
+    teacher = start.clone()
     for _ in range(10):
-        move(teacher, [student], 0.9)
-    torch.testing.assert_close(teacher[0], student + 0.9**10 * (start - student))
+        optim.follow({student: teacher}, 0.1)
+    torch.testing.assert_close(teacher, student + 0.9**10 * (start - student))
 
 
 def test_two_images_are_the_smallest_batch_and_give_a_finite_loss():

@@ -78,13 +78,13 @@ def vision_transformer():
     return module.vision_transformer().VisionTransformer
 
 
-@pytest.mark.parametrize(("pool", "theirs"), [("class", "token"), ("mean", "avg")])
+@pytest.mark.parametrize(("pool", "theirs"), [("class", "token"), ("mean", "avg"), ("mean_norm", "avg")])
 def test_logits_are_those_of_timms_classifier(pool, theirs):
     supervised, pixels = method(pool=pool), batch().views[0]
     for parameter in supervised.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     state = {name.removeprefix("encoder."): value for name, value in supervised.state_dict().items()}
-    if pool == "mean":  # there the norm after the mean is the only one
+    if theirs == "avg":  # there the norm after the mean is the only one
         state |= {f"fc_norm.{name}": state.pop(f"norm.{name}") for name in ("weight", "bias")}
     arguments = {**timm_arguments(ENCODER), "num_classes": 7, "global_pool": theirs}
     timm = vision_transformer()(**arguments).eval()
@@ -105,6 +105,26 @@ def test_registers_and_class_token_are_no_part_of_the_mean():
     torch.nn.init.normal_(supervised.encoder.cls_token)
     torch.nn.init.normal_(supervised.encoder.reg_token)
     assert torch.equal(supervised.predict(pixels), before)
+
+
+@pytest.mark.parametrize("pool", ["class", "mean_norm"])
+def test_on_a_frozen_encoder_the_head_alone_learns_and_no_path_is_dropped(pool):
+    supervised, given = method(ENCODER.model_copy(update={"drop_path": 0.5}), pool=pool, frozen=True, **PLAIN), batch()
+    losses = supervised(given)
+    losses.total.backward()
+    learned = {name for name, p in supervised.named_parameters() if p.requires_grad}
+    assert (
+        learned == {"head.weight", "head.bias"} == {n for n, p in supervised.named_parameters() if p.grad is not None}
+    )
+    expected = F.cross_entropy(supervised.predict(given.views[0]), given.labels)
+    torch.testing.assert_close(losses.total.detach(), expected)
+
+
+def test_a_frozen_encoder_keeps_nothing_for_the_backward_pass():
+    supervised, kept = method(frozen=True, pool="mean_norm", **PLAIN), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        supervised(batch())
+    assert max(kept) <= 6 * 32  # the features of six images
 
 
 def test_with_the_mean_everything_that_learns_gets_a_gradient():
@@ -170,6 +190,11 @@ def test_its_view_says_what_the_workers_do():
     assert view.fill == (124, 116, 104)  # the mean of the data
 
 
+def test_jitter_and_gray_come_as_often_as_is_said():
+    (view,) = method(jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, gray=0.2).views()
+    assert (view.jitter_probability, view.gray) == (0.8, 0.2)
+
+
 def test_jitter_is_always_done_where_it_is_asked_for():
     (view,) = method(jitter=(0.3, 0.3, 0.3, 0.0), randaugment=None).views()
     assert (view.jitter, view.jitter_probability) == ((0.3, 0.3, 0.3, 0.0), 1.0)
@@ -200,6 +225,7 @@ def test_data_without_labels_or_with_more_than_were_said_are_refused(classes, fo
         {"jitter": (0.1, 0.1, 0.1, 0.6)},
         {"mixup": -0.1},
         {"pool": "max"},
+        {"pool": "mean", "frozen": True},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong):

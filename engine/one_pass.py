@@ -1,0 +1,136 @@
+"""AdamW and LARS whose step also scales gradients and moves the teacher, in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vitkiln import kernels
+from vitkiln.kernels.optimizers import ADAMW, LARS, ready
+
+from .settings import Optim
+
+
+class OnePass(torch.optim.Optimizer):
+    """PyTorch's interface and state around `kernels.adamw_ema_` and `kernels.lars_ema_`, a row of numbers a parameter.
+
+    Before a step: `found_inf`, other than 0 where nothing shall move; `factors` of the gradients that there are; `pull`
+    and `following`, how far which teachers go towards which parameters.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    moments: ClassVar[tuple[str, ...]]
+
+    def __init__(self, groups: list[dict[str, Any]], settings: Optim):
+        super().__init__(groups, {})
+        self.parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        self.place = {parameter: index for index, parameter in enumerate(self.parameters)}
+        device = self.parameters[0].device
+        sizes = torch.tensor([len(group["params"]) for group in self.param_groups])
+        self.group = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
+        self.steps = torch.zeros(len(self.parameters), device=device)
+        self.rows = torch.zeros(len(self.parameters), len(self.columns), device=device)
+        self.found_inf, self.factors = torch.zeros((), device=device), None
+        self.pull, self.following = 0.0, dict[Tensor, Tensor]()
+        for index, parameter in enumerate(self.parameters):
+            self.state[parameter] = {name: torch.zeros_like(parameter) for name in self.moments}
+            self.state[parameter]["step"] = self.steps[index]
+        self.write(settings)
+
+    found_inf: Tensor
+    factors: Tensor | None
+    following: Mapping[Tensor, Tensor]
+
+    def write(self, settings: Optim) -> None:
+        """The numbers that stay."""
+        raise NotImplementedError
+
+    def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
+        """The operator on some of the parameters, by their places."""
+        raise NotImplementedError
+
+    def fill(self, name: str, value: Tensor | float, where: Tensor | slice = slice(None)) -> None:
+        """A column of the rows."""
+        self.rows[where, self.columns.index(name)] = value
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move what has a gradient, and every teacher."""
+        moving = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        where = slice(None) if len(moving) == len(self.parameters) else torch.tensor(moving, device=self.group.device)
+        self.steps[where] += (self.found_inf == 0).to(self.steps)
+        self.fill("lr", torch.stack([group["lr"] for group in self.param_groups])[self.group])
+        decays = [group["weight_decay"] for group in self.param_groups]
+        self.fill("weight_decay", torch.tensor(decays).to(self.group.device, non_blocking=True)[self.group])
+        self.fill("scale", 1.0 if self.factors is None else self.factors, where)
+        self.fill("pull", self.pull)
+        self.fill("skip", self.found_inf)
+        led = [index for index in moving if self.parameters[index] in self.following]
+        alone = [index for index in moving if self.parameters[index] not in self.following]
+        self.move([self.parameters[i] for i in alone], alone, [])
+        self.move([self.parameters[i] for i in led], led, [self.following[self.parameters[i]] for i in led])
+        self.follow_the_still({self.parameters[index] for index in moving})
+
+    def follow_the_still(self, moved: set[Tensor]) -> None:
+        """Teachers of parameters that have no gradient, or that learn nothing at all."""
+        still = [(teacher, student) for student, teacher in self.following.items() if student not in moved]
+        if still:
+            teachers, students = map(list, zip(*still, strict=True))
+            torch._foreach_lerp_(teachers, students, self.pull)
+
+    def of(self, name: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """One of the moments."""
+        return [self.state[parameter][name] for parameter in parameters]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As PyTorch does, but into the tensors that are there: a loaded one may lie where no kernel can read it."""
+        mine = [dict(self.state[parameter]) for parameter in self.parameters]
+        super().load_state_dict(state_dict)
+        for parameter, tensors in zip(self.parameters, mine, strict=True):
+            for name, tensor in tensors.items():
+                tensor.copy_(self.state[parameter][name])
+            self.state[parameter] = tensors
+
+
+class AdamW(OnePass):
+    """`kernels.adamw_ema_`"""
+
+    columns, moments = ADAMW, ("exp_avg", "exp_avg_sq")
+
+    def write(self, settings: Optim) -> None:
+        self.betas = settings.betas
+        for name, value in zip(("weight1", "weight2"), self.betas, strict=True):
+            self.fill(name, 1 - value)
+        self.fill("eps", 1e-8)
+
+    def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
+        for name, beta in zip(("correction1", "correction2"), self.betas, strict=True):
+            self.fill(name, (1 - beta ** self.steps.double()).float())
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        first, second = (self.of(name, parameters) for name in self.moments)
+        kernels.adamw_ema_(parameters, grads, first, second, self.rows, rows, teachers)
+
+
+class Lars(OnePass):
+    """`kernels.lars_ema_`"""
+
+    columns, moments = LARS, ("momentum_buffer",)
+
+    def write(self, settings: Optim) -> None:
+        self.fill("momentum", settings.momentum)
+        self.fill("trust", settings.trust)
+
+    def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        kernels.lars_ema_(parameters, grads, self.of("momentum_buffer", parameters), self.rows, rows, teachers)
+
+
+ONE_PASS = {"adamw": AdamW, "lars": Lars}
+
+
+def usable(name: str, device: torch.device) -> bool:
+    """Whether this optimiser has one, and code that makes it worth while can run on the device."""
+    return name in ONE_PASS and ready(device.type)
