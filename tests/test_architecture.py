@@ -220,6 +220,7 @@ MANY_PARAMETERS = {
     "engine/data/order.py": {"__init__"},
     "engine/decoder.py": {"__init__"},
     "engine/data/loader.py": {"__init__"},  # keyword-only, each a key of the recipe or of the rank
+    "kernels/groups/corrupt.py": {"_corrupt", "_", "corrupt_groups", "in_torch", "in_cpp"},  # an operator's schema
 }
 
 
