@@ -42,8 +42,8 @@ def angles(side: int) -> Tensor:
     That point is half a side to the left of the first column and above the first row. The angle of a place with
     itself is 0.
 
-    >>> angles(2)[0].round(decimals=4).tolist()
-    [-1.0, -0.0003, -0.0003, -0.9697]
+    >>> angles(2)[0].mul(1000).round().int().tolist()
+    [-1000, 0, 0, -978]
     """
     spots = torch.stack(places(side), 1).double() + side / 2
     lengths = spots.norm(dim=1)
