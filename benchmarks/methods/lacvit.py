@@ -33,16 +33,13 @@ def encoder_of(run: Path) -> dict[str, Any]:
     return {key: section[key] for key in SIZES if key in section}
 
 
-def stage(
-    recipe: str, name: str, weights: Path, chosen: argparse.Namespace, minutes: float, more: Any
-) -> Process | None:
+def stage(recipe: str, folder: Path, weights: Path, chosen: argparse.Namespace, more: Any) -> Process | None:
     """A run of half of the threads."""
     own = {
         "encoder": {**encoder_of(chosen.weights), "weights": str(weights)},
         "data": {"root": chosen.root, "batch_size": 128, "workers": 0},
-        "run": {"epochs": 4, "minutes": minutes},
     }
-    return begin(recipe, chosen.out / name, max(1, chosen.threads // 2), COMMON, own, more)
+    return begin(recipe, folder, max(1, chosen.threads // 2), COMMON, own, more)
 
 
 def train(chosen: argparse.Namespace) -> None:
