@@ -1,6 +1,7 @@
 // AdamW and LARS with a moving average of the weights, one read and one write of each number, on a CPU.
 // Arguments are checked by kernels/optimizers; a table holds, for each tensor, the addresses of what belongs to it.
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -8,13 +9,11 @@
 #include <cstring>
 #include <vector>
 
-#include "../threads.h"
-
 namespace {
 
 using torch::stable::Tensor;
 
-constexpr int64_t kBlock = 1 << 14;  // 64 KiB of each array: what a core works on stays in its cache
+constexpr int64_t kBlock = 1 << 14;  // 64 KiB of each array
 
 enum Column { kParameter, kGrad, kFirst, kSecond, kTeacher, kCopy, kTeacherCopy, kSize, kGroup, kMatrix, kColumns };
 
@@ -35,15 +34,11 @@ std::vector<Piece> pieces(const int64_t* table, int64_t tensors) {
   return found;
 }
 
-// Runs of pieces, so that a thread is not asked for every single one.
+// By PyTorch's own threads: new ones would wait for those, which spin for a while after their last work.
 template <typename Work>
-void over(const std::vector<Piece>& all, int64_t threads, Work work) {
-  constexpr int64_t run = 8;
-  const int64_t count = static_cast<int64_t>(all.size());
-  vitkiln_threads::share((count + run - 1) / run, threads, [&] {
-    return [&](int64_t item) {
-      for (int64_t i = item * run; i < std::min(count, (item + 1) * run); ++i) work(i);
-    };
+void over(const std::vector<Piece>& all, Work work) {
+  torch::stable::parallel_for(0, static_cast<int64_t>(all.size()), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) work(i);
   });
 }
 
@@ -73,43 +68,38 @@ void follow(const int64_t* row, int64_t start, float weight, int64_t count) {
 
 enum Adam { kLr, kDecay, kWeight1, kWeight2, kEps, kCorrection1, kCorrection2, kScale, kPull, kSkip, kAdam };
 
-void adamw_piece(const float* h, float* __restrict p, const float* __restrict g, float* __restrict m,
-                 float* __restrict v, float* __restrict t, int64_t count) {
-  const float keep = 1.0f - h[kLr] * h[kDecay], w1 = h[kWeight1], w2 = h[kWeight2], eps = h[kEps];
-  const float step = h[kLr] / h[kCorrection1], root = std::sqrt(h[kCorrection2]), scale = h[kScale];
-  const float weight = h[kPull];
-  auto move = [&](int64_t i) {
+// The arrays are apart, and are said to be, so that the loop becomes one of vectors.
+template <bool kLed>
+void adamw_move(const float* h, float* __restrict p, const float* __restrict g, float* __restrict m,
+                float* __restrict v, float* __restrict t, int64_t count) {
+  const float keep = 1.0f - h[kLr] * h[kDecay], w1 = h[kWeight1], w2 = h[kWeight2], eps = h[kEps], pull = h[kPull];
+  const float step = h[kLr] / h[kCorrection1], root = 1.0f / std::sqrt(h[kCorrection2]), scale = h[kScale];
+  for (int64_t i = 0; i < count; ++i) {
     const float grad = g[i] * scale;
     const float first = m[i] + w1 * (grad - m[i]);
     const float second = v[i] + w2 * (grad * grad - v[i]);
+    const float moved = p[i] * keep - step * (first / (std::sqrt(second) * root + eps));
     m[i] = first;
     v[i] = second;
-    return p[i] * keep - step * (first / (std::sqrt(second) / root + eps));
-  };
-  if (t) {
-    for (int64_t i = 0; i < count; ++i) {
-      const float moved = move(i);
-      p[i] = moved;
-      t[i] += weight * (moved - t[i]);
-    }
-  } else {
-    for (int64_t i = 0; i < count; ++i) p[i] = move(i);
+    p[i] = moved;
+    if (kLed) t[i] += pull * (moved - t[i]);
   }
 }
 
-void adamw(Tensor table, Tensor hyper, int64_t threads) {
+void adamw(Tensor table, Tensor hyper) {
   const auto* rows = static_cast<const int64_t*>(table.data_ptr());
   const auto* numbers = static_cast<const float*>(hyper.data_ptr());
   const std::vector<Piece> all = pieces(rows, table.size(0));
-  over(all, threads, [&](int64_t item) {
+  over(all, [&](int64_t item) {
     const Piece& piece = all[item];
     const int64_t* row = rows + piece.tensor * kColumns;
     const float* h = numbers + row[kGroup] * kAdam;
     if (h[kSkip] != 0.0f) return;
+    float *p = at<float>(row, kParameter) + piece.start, *g = at<float>(row, kGrad) + piece.start;
+    float *m = at<float>(row, kFirst) + piece.start, *v = at<float>(row, kSecond) + piece.start;
     float* t = row[kTeacher] ? at<float>(row, kTeacher) + piece.start : nullptr;
-    adamw_piece(h, at<float>(row, kParameter) + piece.start, at<float>(row, kGrad) + piece.start,
-                at<float>(row, kFirst) + piece.start, at<float>(row, kSecond) + piece.start, t, piece.count);
-    if (row[kCopy]) copy(at<float>(row, kParameter) + piece.start, at<uint16_t>(row, kCopy) + piece.start, piece.count);
+    (t ? adamw_move<true> : adamw_move<false>)(h, p, g, m, v, t, piece.count);
+    if (row[kCopy]) copy(p, at<uint16_t>(row, kCopy) + piece.start, piece.count);
     if (row[kTeacherCopy]) copy(t, at<uint16_t>(row, kTeacherCopy) + piece.start, piece.count);
   });
 }
@@ -131,10 +121,10 @@ Squares squares(const float* p, const float* g, float scale, float decay, int64_
 }
 
 // The rate of every tensor beside lr, 1 where it does not adapt; sums go piece by piece in their order.
-std::vector<float> ratios(const int64_t* rows, const float* numbers, const std::vector<Piece>& all, int64_t tensors,
-                          int64_t threads) {
+std::vector<float> ratios(const int64_t* rows, const float* numbers, const std::vector<Piece>& all,
+                          int64_t tensors) {
   std::vector<Squares> parts(all.size()), whole(tensors);
-  over(all, threads, [&](int64_t item) {
+  over(all, [&](int64_t item) {
     const Piece& piece = all[item];
     const int64_t* row = rows + piece.tensor * kColumns;
     const float* h = numbers + row[kGroup] * lLars;
@@ -165,12 +155,12 @@ void lars_piece(const float* h, float decay, float ratio, float* __restrict p, c
   }
 }
 
-void lars(Tensor table, Tensor hyper, int64_t threads) {
+void lars(Tensor table, Tensor hyper) {
   const auto* rows = static_cast<const int64_t*>(table.data_ptr());
   const auto* numbers = static_cast<const float*>(hyper.data_ptr());
   const std::vector<Piece> all = pieces(rows, table.size(0));
-  const std::vector<float> rate = ratios(rows, numbers, all, table.size(0), threads);
-  over(all, threads, [&](int64_t item) {
+  const std::vector<float> rate = ratios(rows, numbers, all, table.size(0));
+  over(all, [&](int64_t item) {
     const Piece& piece = all[item];
     const int64_t* row = rows + piece.tensor * kColumns;
     const float* h = numbers + row[kGroup] * lLars;
@@ -184,8 +174,8 @@ void lars(Tensor table, Tensor hyper, int64_t threads) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(VITKILN_NAMESPACE, library) {
-  library.def("adamw_ema_table(Tensor table, Tensor hyper, int threads) -> ()");
-  library.def("lars_ema_table(Tensor table, Tensor hyper, int threads) -> ()");
+  library.def("adamw_ema_table(Tensor table, Tensor hyper) -> ()");
+  library.def("lars_ema_table(Tensor table, Tensor hyper) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(VITKILN_NAMESPACE, CPU, library) {

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitkiln.kernels.augment_views import augment_views
+from vitkiln.kernels.augment_views import augment_views, layout
 
 from ..errors import DataError
 from ..vocabulary import Batch, View
@@ -83,21 +83,25 @@ class Loader:
     def batch(self, stream: Stream[Crops], step: int, ids: Tensor) -> Batch:
         parts = [self.checked(next(stream)) for _ in range(0, len(ids), AT_ONCE)]
         pictures = [self.together(list(views)) for views in zip(*(part.views for part in parts), strict=True)]
-        rows = [self.array(list(rows)) for rows in zip(*(part.parameters for part in parts), strict=True)]
+        rows = [np.concatenate(rows) for rows in zip(*(part.parameters for part in parts), strict=True)]
         return Batch(
-            views=tuple(augment_views(*pair) for pair in zip(pictures, rows, strict=True)),
+            views=tuple(self.coloured(*pair) for pair in zip(pictures, rows, strict=True)),
             ids=self.together([ids]),
             seed=self.together([torch.tensor([self.order.seed, step])]),
             labels=None if self.cutter.source.classes is None else self.array([part.labels for part in parts]),
         )
+
+    def coloured(self, images: Tensor, rows: NDArray[np.float32]) -> Tensor:
+        """Images [B, H, W, 3] after what their rows [B, 13] ask for, if any asks for anything."""
+        return augment_views(images, self.array([rows])) if layout.asks(rows).any() else images
 
     def array(self, parts: list[NDArray[Any]]) -> Tensor:
         return self.together([torch.from_numpy(np.concatenate(parts))])
 
     def together(self, parts: list[Tensor]) -> Tensor:
         """One tensor on the device. On CUDA nothing waits: the parts are, or are put, in pinned memory."""
-        if self.device.type != "cuda":
-            return torch.cat(parts).to(self.device)
+        if self.device.type != "cuda":  # by one thread: others may wait for a core that a worker has
+            return torch.from_numpy(np.concatenate([part.numpy() for part in parts])).to(self.device)
         whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device)
         start = 0
         for part in parts:

@@ -26,3 +26,16 @@ def identity() -> NDArray[np.float32]:
     row[FACTORS] = 1
     row[THRESHOLD] = 256
     return row
+
+
+def asks(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows [.., COUNT] change anything at all.
+
+    >>> row = identity()
+    >>> row[JITTER] = 1
+    >>> bool(asks(row)), bool(asks(row + (np.arange(COUNT) == HUE) / 10))
+    (False, True)
+    """
+    jitter = (rows[..., JITTER] > 0) & ((rows[..., FACTORS] != 1).any(-1) | (rows[..., HUE] != 0))
+    others = (rows[..., FLIP] > 0) | (rows[..., GRAY] > 0) | (rows[..., SIGMA] > 0) | (rows[..., THRESHOLD] < 256)
+    return np.asarray(jitter | others)

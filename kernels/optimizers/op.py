@@ -38,7 +38,7 @@ def _adamw(
 ) -> None:
     others: Others = (grads, exp_avgs, exp_avg_sqs, teachers, copies, teacher_copies)
     if implementation == "native":
-        getattr(torch.ops, NAMESPACE).adamw_ema_table(table(parameters, others, groups), hyper, torch.get_num_threads())
+        getattr(torch.ops, NAMESPACE).adamw_ema_table(table(parameters, others, groups), hyper)
     elif implementation == "triton":
         from . import kernel
 
@@ -79,7 +79,7 @@ def _lars(
 ) -> None:
     others: Others = (grads, buffers, [], teachers, copies, teacher_copies)
     if implementation == "native":
-        getattr(torch.ops, NAMESPACE).lars_ema_table(table(parameters, others, groups), hyper, torch.get_num_threads())
+        getattr(torch.ops, NAMESPACE).lars_ema_table(table(parameters, others, groups), hyper)
     elif implementation == "triton":
         from . import kernel
 
