@@ -8,6 +8,7 @@ from torch import Tensor
 from vitkiln.kernels import info_nce, n_pair, nt_xent, sup_con
 from vitkiln.kernels.contrastive import reference
 
+from . import peers
 from .work import Place, Provider, Work, forcing, plain
 
 SHAPES = [(1024, 1024), (1024, 8192), (8192, 65_536)]
@@ -37,9 +38,15 @@ def detached(place: Place, queries: int, keys: int) -> Work:
         "forward+backward",
         {"N": queries, "M": keys, "D": WIDTH},
         inputs,
-        providers(place, lambda given: lambda query, key: given(query, key, TEMPERATURE), info_nce, reference.info_nce),
+        {
+            **providers(
+                place, lambda given: lambda query, key: given(query, key, TEMPERATURE), info_nce, reference.info_nce
+            ),
+            **peers.installed(place, TEMPERATURE),
+        },
         moved=2 * WIDTH * (3 * queries + keys),
         flops=4 * queries * keys * WIDTH,
+        incomparable=("liger_kernel",),  # a mean
     )
 
 
