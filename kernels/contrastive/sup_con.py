@@ -19,13 +19,12 @@ def sup_con(
     all_labels: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """loss = temperature / base_temperature * mean over anchors i of
-    -1/|P(i)| sum_{p in P(i)} log( exp(f_i . f_p / temperature) / sum_{a != i} exp(f_i . f_a / temperature) )
+    """loss = t / t0 * mean over anchors i of -mean_p log(exp(f_i . f_p / t) / sum_{a != i} exp(f_i . f_a / t))
 
-    features [N, V, D] of any floating type: V views of N images, whose rows are brought to unit length; labels
-    int64 [N]. P(i) are the other views with the label of i. An anchor without any counts nothing, and the mean is
-    over those that have some; where there are none the loss is 0. In nats, an fp32 scalar (fp64 where an argument
-    is); no base_temperature: no factor. Labels that all differ give NT-Xent. Computed in fp32, under autocast too:
+    t is the temperature, t0 base_temperature. features [N, V, D] of any floating type: V views of N images, whose
+    rows are brought to unit length; labels int64 [N]. p runs over the other views with the label of i. An anchor
+    that has none counts nothing, and the mean is over the others; where there are no others the loss is 0. In
+    nats, an fp32 scalar (fp64 where an argument is); no base_temperature: no factor. Labels that all differ give NT-Xent. Computed in fp32, under autocast too:
     the positives enter by the sum of each class, sum_p f_i . f_p = f_i . (C_y - f_i), so that there is neither a
     matrix of labels nor one of logits.
 
