@@ -24,7 +24,8 @@ def sup_con(
     t is the temperature, t0 base_temperature. features [N, V, D] of any floating type: V views of N images, whose
     rows are brought to unit length; labels int64 [N]. p runs over the other views with the label of i. An anchor
     that has none counts nothing, and the mean is over the others; where there are no others the loss is 0. In
-    nats, an fp32 scalar (fp64 where an argument is); no base_temperature: no factor. Labels that all differ give NT-Xent. Computed in fp32, under autocast too:
+    nats, an fp32 scalar (fp64 where an argument is); no base_temperature: no factor. Labels that all differ give
+    NT-Xent. Computed in fp32, under autocast too:
     the positives enter by the sum of each class, sum_p f_i . f_p = f_i . (C_y - f_i), so that there is neither a
     matrix of labels nor one of logits.
 
