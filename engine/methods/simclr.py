@@ -48,10 +48,10 @@ class SimCLR(Base):
         return self.losses(batch, seen[:, None], EVERYTHING)
 
     def losses(self, batch: Batch, tokens: Tensor, plan: Plan) -> Losses:
-        features = self.projector(tokens[:, 0])
-        features = features.to(torch.promote_types(features.dtype, torch.float32))  # ranks add up their gradients
-        first, second = features.chunk(2)
-        all_first, all_second = distributed.gather_with_gradient(torch.stack([first, second], 1)).unbind(1)
+        first, second = self.projector(tokens[:, 0]).chunk(2)
+        wide = torch.promote_types(first.dtype, torch.float32)  # in which ranks add up their gradients
+        everyone = distributed.gather_with_gradient(torch.stack([first, second], 1).to(wide)).to(first.dtype)
+        all_first, all_second = everyone.unbind(1)
         offset = distributed.rank() * len(first)
         contrast = kernels.nt_xent(first, second, self.settings.temperature, all_first, all_second, offset)
         return Losses({"contrast": contrast}, {"agreement": agreement(first, second)})
