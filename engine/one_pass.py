@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -29,8 +30,8 @@ class OnePass(torch.optim.Optimizer):
         self.parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         self.place = {parameter: index for index, parameter in enumerate(self.parameters)}
         device = self.parameters[0].device
-        sizes = torch.tensor([len(group["params"]) for group in self.param_groups])
-        self.group = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
+        ends = [*accumulate(len(group["params"]) for group in self.param_groups)]
+        self.spans = [slice(start, end) for start, end in pairwise([0, *ends])]  # the rows of each group
         self.steps = torch.zeros(len(self.parameters), device=device)
         self.rows = torch.zeros(len(self.parameters), len(self.columns), device=device)
         self.found_inf, self.factors = torch.zeros((), device=device), None
@@ -48,6 +49,9 @@ class OnePass(torch.optim.Optimizer):
         """The numbers that stay."""
         raise NotImplementedError
 
+    def correct(self) -> None:
+        """The numbers that follow from how many steps have been taken."""
+
     def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
         """The operator on some of the parameters, by their places."""
         raise NotImplementedError
@@ -60,11 +64,12 @@ class OnePass(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move what has a gradient, and every teacher."""
         moving = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        where = slice(None) if len(moving) == len(self.parameters) else torch.tensor(moving, device=self.group.device)
+        where = slice(None) if len(moving) == len(self.parameters) else torch.tensor(moving, device=self.steps.device)
         self.steps[where] += (self.found_inf == 0).to(self.steps)
-        self.fill("lr", torch.stack([group["lr"] for group in self.param_groups])[self.group])
-        decays = [group["weight_decay"] for group in self.param_groups]
-        self.fill("weight_decay", torch.tensor(decays).to(self.group.device, non_blocking=True)[self.group])
+        for group, span in zip(self.param_groups, self.spans, strict=True):
+            self.fill("lr", group["lr"], span)
+            self.fill("weight_decay", group["weight_decay"], span)
+        self.correct()
         self.fill("scale", 1.0 if self.factors is None else self.factors, where)
         self.fill("pull", self.pull)
         self.fill("skip", self.found_inf)
@@ -106,9 +111,11 @@ class AdamW(OnePass):
             self.fill(name, 1 - value)
         self.fill("eps", 1e-8)
 
-    def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
+    def correct(self) -> None:
         for name, beta in zip(("correction1", "correction2"), self.betas, strict=True):
             self.fill(name, (1 - beta ** self.steps.double()).float())
+
+    def move(self, parameters: Sequence[Tensor], rows: list[int], teachers: Sequence[Tensor]) -> None:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         first, second = (self.of(name, parameters) for name in self.moments)
         kernels.adamw_ema_(parameters, grads, first, second, self.rows, rows, teachers)

@@ -34,9 +34,9 @@ std::vector<Piece> pieces(const int64_t* table, int64_t tensors) {
   return found;
 }
 
-// By PyTorch's own threads: new ones would wait for those, which spin for a while after their last work.
+// Contiguous runs of pieces for each thread, as every piece takes as long as another.
 template <typename Work>
-void over(const std::vector<Piece>& all, Work work) {
+void over(const std::vector<Piece>& all, const Work& work) {
   torch::stable::parallel_for(0, static_cast<int64_t>(all.size()), 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) work(i);
   });
