@@ -58,8 +58,8 @@ class Backbone(nn.Module):
         """(x - mean) / std with x in [0, 1]. uint8 or float [B, H, W, 3] or [B, 3, H, W] -> [B, 3, H, W]"""
         pixels = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
         pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
-        mean, std = (torch.tensor(value).to(pixels)[:, None, None] for value in (self.settings.mean, self.settings.std))
-        return (pixels - mean) / std
+        scaling = zip(pixels.unbind(1), self.settings.mean, self.settings.std, strict=True)
+        return torch.stack([(channel - mean) / std for channel, mean, std in scaling], 1)  # no number is sent along
 
 
 def refuse_parts(plan: Plan, name: str) -> None:
