@@ -66,14 +66,13 @@ def commit() -> str | None:
 
 
 class StepClock:
-    """Times steps and the waiting for data inside them, over the window since the last report.
+    """Times steps over the window since the last report.
 
     The first window holds compilation and cold caches, so the estimate of what is left starts with the second.
     """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.waited = 0.0
         self.steps = self.images = 0
         self.history: list[float] = []
 
@@ -82,14 +81,15 @@ class StepClock:
         self.steps += 1
         self.images += images
 
-    def report(self) -> dict[str, float]:
-        """images/s and milliseconds a step since the last report; starts the next window."""
+    def report(self, waited: float) -> dict[str, float]:
+        """images/s and milliseconds a step since the last report, `waited` seconds of them altogether for data; starts
+        the next window."""
         now = time.perf_counter()
         seconds = (now - self.began) / max(1, self.steps)
-        waited = self.waited / max(1, self.steps)
+        waited = waited / max(1, self.steps)
         self.history = [*self.history[-49:], seconds]
         rate = self.images / max(1, self.steps) / seconds
-        self.began, self.waited, self.steps, self.images = now, 0.0, 0, 0
+        self.began, self.steps, self.images = now, 0, 0
         return {"images_per_second": rate, "step_ms": 1000 * seconds, "data_ms": 1000 * waited}
 
     def pause(self, seconds: float) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from . import checkpoint, distributed, methods, optim
 from .allocator import keep_freed_pages
 from .data.balanced import order_of
+from .data.feed import Feed
+from .data.hands import choice
 from .data.loader import Loader
 from .data.order import Order
 from .data.source import Source, open_source
@@ -41,7 +43,7 @@ class Trainer:
         source = open_source(recipe.data, recipe.run.seed)
         assert source is not None  # only a second split may be absent
         self.source, self.device = source, device
-        self.recipe = recipe = fitted(recipe, source)
+        self.recipe = recipe = fitted(recipe, source, device)
         self.order = in_steps(recipe, source)
         torch.manual_seed(recipe.run.seed)
         self.method = methods.find(recipe.method.name)(recipe.method, recipe.encoder).to(device)
@@ -55,7 +57,7 @@ class Trainer:
         self.model = distributed.parallel(self.method, device)
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
 
-    def loader(self) -> Loader:
+    def loader(self, bad_file: Path | None = None) -> Loader:
         data, run = self.recipe.data, self.recipe.run
         return Loader(
             self.source,
@@ -72,6 +74,8 @@ class Trainer:
             world=distributed.world(),
             device=self.device,
             max_bad=data.max_bad,
+            loader=data.loader,
+            bad_file=bad_file,
         )
 
     def precision(self) -> AbstractContextManager[object]:
@@ -82,13 +86,16 @@ class Trainer:
         return self.model.no_sync() if wait and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
 
 
-def fitted(recipe: Recipe, source: Source) -> Recipe:
-    """The recipe with what only its data could say: how many classes there are."""
+def fitted(recipe: Recipe, source: Source, device: torch.device) -> Recipe:
+    """The recipe with what only data and machine could say: how many classes there are, and who decodes."""
     try:
         method = recipe.method.with_data(len(source.classes) if source.classes else None)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    return recipe.model_copy(update={"method": method})
+    name, why = choice(recipe.data.loader, source, device)
+    log.info("loader %s: %s", name, why)
+    data = recipe.data.model_copy(update={"loader": name})  # pixels depend on it: kept with the run
+    return recipe.model_copy(update={"method": method, "data": data})
 
 
 def in_steps(recipe: Recipe, source: Source) -> Order:
@@ -135,13 +142,11 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
     """Step until the budget is used, reporting, saving and watching on the way."""
     pace, run = trainer.pace, trainer.recipe.run
     clock = StepClock()
-    loader = trainer.loader()
+    feed = Feed(trainer.loader(folder.path / "bad_files.txt"), trainer.device)
     try:
-        batches = iter(loader)
         while not pace.done:
             began = time.perf_counter()
-            micro = [next(batches) for _ in range(trainer.order.parts(pace.step))]
-            clock.waited += time.perf_counter() - began
+            micro = feed.step(trainer.order.parts(pace.step))
             rate = pace.rate(trainer.recipe.optim, trainer.lr)
             losses = train_step(trainer, micro)
             clock.count(len(micro) * trainer.order.part)
@@ -153,14 +158,14 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
             if trainer.device.type == "cpu" or reporting or saving:  # on a GPU this waits for the step
                 refuse_divergence(trainer, folder, losses, micro[-1])
             if reporting or last:
-                report(trainer, reporter, clock, losses, rate)
+                report(trainer, reporter, clock, feed, losses, rate)
             if saving:
                 clock.pause(save(trainer, folder, reporter))
             clock.pause(validate(trainer, reporter))
             if stopping and not last:
                 raise Stopped(f"stopped at step {pace.step} and saved; the same command goes on from {folder.path}")
     finally:
-        loader.close()
+        feed.close()
 
 
 def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
@@ -229,12 +234,12 @@ def announce(trainer: Trainer, folder: RunFolder) -> None:
     )  # fmt: skip
 
 
-def report(trainer: Trainer, reporter: Reporter, clock: StepClock, losses: Losses, rate: float) -> None:
+def report(trainer: Trainer, reporter: Reporter, clock: StepClock, feed: Feed, losses: Losses, rate: float) -> None:
     """The numbers of this step, the same on all ranks."""
     pace = trainer.pace
     named = {"loss": losses.total, **losses.terms, **losses.metrics}
     values = distributed.mean_over_ranks(torch.stack([value.detach().float() for value in named.values()])).tolist()
-    timing = clock.report()
+    timing = clock.report(feed.waited())
     reporter.metrics(
         {
             "step": pace.step,
@@ -247,6 +252,8 @@ def report(trainer: Trainer, reporter: Reporter, clock: StepClock, losses: Losse
         },
         pace.remaining(clock.seconds_per_step),
     )
+    if distributed.is_first():
+        feed.watch(timing["step_ms"], timing["data_ms"])
 
 
 def save(trainer: Trainer, folder: RunFolder, reporter: Reporter) -> float:

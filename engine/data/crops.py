@@ -1,5 +1,7 @@
 """What a worker does: decode an image once, cut every view from it, and say what is to happen to their colours."""
 
+from collections.abc import Callable
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +13,13 @@ from torch import Tensor
 from vitkiln.kernels.augment_views import layout
 
 from ..vocabulary import View
-from .draw import UNIFORMS, colours, crop_box, flips, generator, padded_corner, uniforms
+from .decode import picture
+from .draw import UNIFORMS, colours, crop_box, flips, padded_corner, uniforms
 from .randaugment import FILTERS, RandAugment
-from .source import BadImage, Source
+from .replacement import Bad, replaced
+from .source import Files, Source
 
-ATTEMPTS = 32  # images tried in the place of a broken one
+Decoder = Callable[[bytes, str], Image.Image]  # an encoded image and its name -> mode RGB; BadImage
 
 
 class Task(NamedTuple):
@@ -23,6 +27,14 @@ class Task(NamedTuple):
 
     epoch: int
     ids: NDArray[np.int64]
+
+
+class Spent(NamedTuple):
+    """Seconds of a worker."""
+
+    read: float = 0.0
+    decode: float = 0.0  # or draw, where images are no files
+    cut: float = 0.0
 
 
 class Crops(NamedTuple):
@@ -33,13 +45,15 @@ class Crops(NamedTuple):
     labels: NDArray[np.int64]  # [B]
     bad: tuple[tuple[str, str], ...]  # path and reason
     complete: bool
+    spent: Spent
 
 
 class Cutter:
     """Task -> Crops, a function of (seed, epoch, sample id) for each image, which is number id modulo their count."""
 
-    def __init__(self, source: Source, views: tuple[View, ...], seed: int):
-        self.source, self.views, self.seed = source, views, seed
+    def __init__(self, source: Source, views: tuple[View, ...], seed: int, decoder: Decoder = picture):
+        self.source, self.views, self.seed, self.decoder = source, views, seed, decoder
+        self.files = source if isinstance(source, Files) else None
         self.augment = [None if view.randaugment is None else RandAugment(view) for view in views]
 
     def __call__(self, task: Task) -> Crops:
@@ -47,28 +61,34 @@ class Cutter:
         pixels = [np.empty((count, view.size, view.size, 3), np.uint8) for view in self.views]
         rows = [np.empty((count, layout.COUNT), np.float32) for _ in self.views]
         labels = np.empty(count, np.int64)
-        bad: list[tuple[str, str]] = []
+        bad: Bad = []
+        self.read = self.decode = cutting = 0.0
         for place, sample in enumerate(task.ids.tolist()):
-            found = self.find(task.epoch, sample, bad)
+            found = replaced(self.find, len(self.source), self.seed, task.epoch, sample, bad)
             if found is None:
-                return Crops((), (), labels[:0], tuple(bad), False)
+                return Crops((), (), labels[:0], tuple(bad), False, Spent())
             image, labels[place] = found
+            began = perf_counter()
             for number, (view, augment) in enumerate(zip(self.views, self.augment, strict=True)):
                 numbers = uniforms(self.seed, task.epoch, number, sample, augment.numbers if augment else 0)
                 pixels[number][place] = made(image, numbers, view, augment)
                 rows[number][place] = colours(numbers, view)
-        return Crops(tuple(map(torch.from_numpy, pixels)), tuple(rows), labels, tuple(bad), True)
+            cutting += perf_counter() - began
+        spent = Spent(self.read, self.decode, cutting)
+        return Crops(tuple(map(torch.from_numpy, pixels)), tuple(rows), labels, tuple(bad), True, spent)
 
-    def find(self, epoch: int, sample: int, bad: list[tuple[str, str]]) -> tuple[Image.Image, int] | None:
-        """The image and its label, or those of one drawn in its place; the broken ones are added to `bad`."""
-        index = sample % len(self.source)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self.source.image(index), self.source.label(index)
-            except BadImage as error:
-                bad.append((error.path, error.reason))
-            index = int(generator(self.seed, epoch, 0, sample, attempt).integers(len(self.source)))
-        return None
+    def find(self, index: int) -> tuple[Image.Image, int]:
+        """An image and its label; BadImage."""
+        began = between = perf_counter()
+        if self.files is not None:
+            data = self.files.read(index)
+            between = perf_counter()
+            image = self.decoder(data, self.files.name(index))
+        else:
+            image = self.source.image(index)
+        self.read += between - began
+        self.decode += perf_counter() - between
+        return image, self.source.label(index)
 
 
 def made(image: Image.Image, numbers: list[float], view: View, augment: RandAugment | None) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -10,24 +9,39 @@ from PIL import Image, UnidentifiedImageError
 from .source import BadImage
 
 
-def decode(path: str) -> Image.Image:
+def picture(data: bytes, name: str) -> Image.Image:
     """The picture as 8-bit RGB: transparency is dropped and deeper grey values are scaled, not cut off. BadImage."""
     try:
-        return rgb(read(path))
+        return rgb(opened(data))
     except Exception as error:  # decoders of broken files raise anything: SyntaxError, struct.error, zlib.error...
-        raise BadImage(path, reason(error)) from None
+        raise BadImage(name, reason(error)) from None
 
 
-def read(path: str) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
     """The picture in its own mode, decoded to the end; whatever is wrong with it is raised."""
-    data = Path(path).read_bytes()
     if not data:
         raise ValueError("the file is empty")
-    with warnings.catch_warnings():  # one of them for each large or odd picture would bury the log
-        warnings.simplefilter("ignore")
+    with quiet():
         image = Image.open(io.BytesIO(data))
         image.load()
     return image
+
+
+def content(path: str) -> bytes:
+    """A whole file; BadImage."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  called for every image
+            return file.read()
+    except OSError as error:
+        raise BadImage(path, reason(error)) from None
+
+
+class quiet(warnings.catch_warnings):  # noqa: N801  a context manager
+    """Without warnings: one for each large or odd picture would bury the log."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
 
 
 def rgb(image: Image.Image) -> Image.Image:

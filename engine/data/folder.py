@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from ..errors import DataError
-from .decode import decode
+from .decode import content, picture
 from .index import SUFFIXES, Index, open_index
 from .source import Split
 
@@ -19,6 +19,8 @@ VALIDATION = ("val", "validation", "test")
 
 class FolderSource:
     """The images of an index. `classes` may be another folder's, whose numbers the labels then are."""
+
+    problems: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, index: Index, classes: tuple[str, ...] | None = None):
         self.index = index
@@ -32,7 +34,10 @@ class FolderSource:
         return len(self.index)
 
     def image(self, index: int) -> Image:
-        return decode(self.index.path(index))
+        return picture(self.read(index), self.name(index))
+
+    def read(self, index: int) -> bytes:
+        return content(self.index.path(index))
 
     def label(self, index: int) -> int:
         return int(self.labels[index])

@@ -1,8 +1,9 @@
 """From a source to batches on the device: shuffled, decoded and cut by workers, coloured where they are used."""
 
 import copy
-import logging
 from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from vitkiln.kernels.augment_views import augment_views, layout
 
 from ..errors import DataError
 from ..vocabulary import Batch, View
+from .bad_files import BadFiles
 from .balanced import order_of
-from .crops import Crops, Cutter, Task
-from .source import Source
-from .workers import AT_ONCE, Stream
-
-log = logging.getLogger("vitkiln")
+from .crops import Crops, Task
+from .hands import Carried, hand
+from .source import Files, Source
+from .stages import Stages
 
 
 class Loader:
@@ -28,9 +29,10 @@ class Loader:
     `batch_size` counts the images of one step over all ranks and micro-batches; each step is `accumulate` batches, or
     `order.parts(step)` at the end of an epoch with `leftover`. With `repeats` it holds as many crops of an image,
     each a sample with an id of its own; with `classes` each batch is as many classes in equal numbers (balanced.py).
-    Broken images are replaced, logged once and kept in `bad`. DataError where more than `max_bad` of the images are
-    broken, where a worker dies, and where the source does not fill one step; ValueError where batch_size does not
-    divide by accumulate * world.
+    `loader` names who decodes and cuts (hands.py).
+    Broken images are replaced, logged once and kept in `bad`, and in `bad_file` if given. DataError where more than
+    `max_bad` of the images are broken, where a worker dies, and where the source does not fill one step; ValueError
+    where batch_size does not divide by accumulate * world.
     """
 
     def __init__(
@@ -50,19 +52,25 @@ class Loader:
         world: int = 1,
         device: torch.device,
         max_bad: float,
+        loader: str = "pillow",
+        bad_file: Path | None = None,
     ):
         self.order = order_of(
             source, batch_size, classes, seed=seed, repeats=repeats, accumulate=accumulate, leftover=leftover,
             rank=rank, world=world,
         )  # fmt: skip
         self.steps_per_epoch = self.order.steps_per_epoch
-        self.cutter = Cutter(source, views, seed)
+        self.source, self.hand = source, hand(loader, source, views, seed)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
-        self.bad: dict[str, str] = {}
-        self.streams: list[Stream[Crops]] = []
+        self.stages = Stages(isinstance(source, Files), workers)
+        self.bad = BadFiles(bad_file)
+        self.streams: list[Carried] = []
+        for path, reason in getattr(source, "problems", ()):
+            self.bad.add(path, reason, "what can be read of it is used")
+        self.allowed = len(self.bad)  # these are no images
 
     def __iter__(self) -> Iterator[Batch]:
-        stream = Stream(self.cutter, self.tasks(), self.workers, pin=self.device.type == "cuda")
+        stream = self.hand.carry(self.tasks(), self.workers, self.device)
         self.streams.append(stream)
         step = self.step
         while True:
@@ -76,19 +84,24 @@ class Loader:
         while True:
             for micro in range(order.parts(step)):
                 ids = order.ids(step, micro)
-                for start in range(0, len(ids), AT_ONCE):
-                    yield Task(order.epoch(step), ids[start : start + AT_ONCE])
+                for start in range(0, len(ids), self.hand.at_once):
+                    yield Task(order.epoch(step), ids[start : start + self.hand.at_once])
             step += 1
 
-    def batch(self, stream: Stream[Crops], step: int, ids: Tensor) -> Batch:
-        parts = [self.checked(next(stream)) for _ in range(0, len(ids), AT_ONCE)]
+    def batch(self, stream: Carried, step: int, ids: Tensor) -> Batch:
+        parts = [self.checked(next(stream)) for _ in range(0, len(ids), self.hand.at_once)]
+        began = perf_counter()
         pictures = [self.together(list(views)) for views in zip(*(part.views for part in parts), strict=True)]
+        between = perf_counter()
         rows = [np.concatenate(rows) for rows in zip(*(part.parameters for part in parts), strict=True)]
+        views = tuple(self.coloured(*pair) for pair in zip(pictures, rows, strict=True))
+        self.stages.add("copy", between - began)
+        self.stages.add("colour", perf_counter() - between)
         return Batch(
-            views=tuple(self.coloured(*pair) for pair in zip(pictures, rows, strict=True)),
+            views,
             ids=self.together([ids]),
             seed=self.together([torch.tensor([self.order.seed, step])]),
-            labels=None if self.cutter.source.classes is None else self.array([part.labels for part in parts]),
+            labels=None if self.source.classes is None else self.array([part.labels for part in parts]),
         )
 
     def coloured(self, images: Tensor, rows: NDArray[np.float32]) -> Tensor:
@@ -99,7 +112,9 @@ class Loader:
         return self.together([torch.from_numpy(np.concatenate(parts))])
 
     def together(self, parts: list[Tensor]) -> Tensor:
-        """One tensor on the device. On CUDA nothing waits: the parts are, or are put, in pinned memory."""
+        """One tensor on the device. On CUDA nothing waits: the parts are there, or in pinned memory, or put there."""
+        if parts[0].device == self.device != torch.device("cpu"):
+            return torch.cat(parts)
         if self.device.type != "cuda":  # by one thread: others may wait for a core that a worker has
             return torch.from_numpy(np.concatenate([part.numpy() for part in parts])).to(self.device)
         whole = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype, device=self.device)
@@ -112,15 +127,14 @@ class Loader:
 
     def checked(self, crops: Crops) -> Crops:
         for path, reason in crops.bad:
-            if path not in self.bad:
-                self.bad[path] = reason
-                log.warning("%s: %s; another image takes its place", path, reason)
-        total = self.order.length
+            self.bad.add(path, reason)
+        self.stages.worked(crops.spent, len(crops.labels))
+        total, found = self.order.length, len(self.bad) - self.allowed
         limit = max(1, int(self.max_bad * total)) if self.max_bad else 0
-        if not crops.complete or len(self.bad) > limit:
-            path, reason = next(iter(self.bad.items()))
+        if not crops.complete or found > limit:
+            path, reason = list(self.bad.items())[self.allowed]
             raise DataError(
-                f"{len(self.bad)} of {total} images cannot be read and data.max_bad, {self.max_bad:g}, allows "
+                f"{found} of {total} images cannot be read and data.max_bad, {self.max_bad:g}, allows "
                 f"{limit}; the first is {path}: {reason}. engine check-data lists them all."
             )
         return crops

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +38,17 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Its path, or what stands for one."""
+        ...
+
+
+@runtime_checkable
+class Files(Source, Protocol):
+    """A source whose images are files, or parts of files, that any decoder may read."""
+
+    problems: tuple[tuple[str, str], ...]  # path and reason of what was found broken before any image was read
+
+    def read(self, index: int) -> bytes:
+        """The encoded image; raises BadImage."""
         ...
 
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from vitkiln.engine.data.crops import Cutter, Task
-from vitkiln.engine.data.decode import decode
+from vitkiln.engine.data.decode import content
+from vitkiln.engine.data.decode import picture as decoded
 from vitkiln.engine.data.loader import Loader
 from vitkiln.engine.data.source import BadImage, open_source
 from vitkiln.engine.errors import DataError
@@ -26,6 +27,10 @@ from .conftest import picture
 
 Write = Callable[..., Path]
 VIEWS = (View(size=16),)
+
+
+def decode(path: str) -> Image.Image:
+    return decoded(content(path), path)
 
 
 def grey_png(path: Path, width: int, height: int) -> None:
