@@ -86,7 +86,7 @@ class Recipe(Section):
 def load(source: Path | str, overrides: Sequence[str] = (), short: bool | None = None) -> Recipe:
     """A recipe by its path or shipped name. Overrides (`key.sub=value`, `~key.sub`) win over `short:` and the file.
 
-    `short:` is applied if asked for, or, where `short` is None, if images should come from a folder and none is named.
+    `short:` is applied if asked for, or, where `short` is None, if images should be files and no folder is named.
     RecipeError holds one line for each problem.
     """
     file = find(source)
@@ -143,7 +143,7 @@ def why_short(used: Written, asked: bool | None) -> str | None:
     """The reason for a short run, or None for a full one."""
     data = used.values.get("data")
     data = data if isinstance(data, dict) else {}
-    if asked is None and data.get("source", "folder") == "folder" and data.get("root") is None:
+    if asked is None and data.get("source", "folder") != "fractal" and data.get("root") is None:
         return "data.root is not set"
     return "--short was given" if asked else None
 

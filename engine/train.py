@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import checkpoint, distributed, methods, optim
 from .allocator import keep_freed_pages
+from .data.bad_files import BadFiles
 from .data.balanced import order_of
 from .data.feed import Feed
 from .data.hands import choice
@@ -42,7 +43,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, device: torch.device):
         source = open_source(recipe.data, recipe.run.seed)
         assert source is not None  # only a second split may be absent
-        self.source, self.device = source, device
+        self.source, self.device, self.bad = source, device, BadFiles()
         self.recipe = recipe = fitted(recipe, source, device)
         self.order = in_steps(recipe, source)
         torch.manual_seed(recipe.run.seed)
@@ -57,7 +58,7 @@ class Trainer:
         self.model = distributed.parallel(self.method, device)
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
 
-    def loader(self, bad_file: Path | None = None) -> Loader:
+    def loader(self) -> Loader:
         data, run = self.recipe.data, self.recipe.run
         return Loader(
             self.source,
@@ -75,7 +76,7 @@ class Trainer:
             device=self.device,
             max_bad=data.max_bad,
             loader=data.loader,
-            bad_file=bad_file,
+            bad=self.bad,
         )
 
     def precision(self) -> AbstractContextManager[object]:
@@ -142,7 +143,7 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
     """Step until the budget is used, reporting, saving and watching on the way."""
     pace, run = trainer.pace, trainer.recipe.run
     clock = StepClock()
-    feed = Feed(trainer.loader(folder.path / "bad_files.txt"), trainer.device)
+    feed = Feed(trainer.loader(), trainer.device)
     try:
         while not pace.done:
             began = time.perf_counter()
@@ -197,6 +198,7 @@ def train_in(trainer: Trainer, folder: RunFolder, signals: Signals) -> None:
             resume_from(trainer, folder)
         elif first:
             folder.cut_metrics(0)  # of a run that was killed before its first checkpoint
+        trainer.bad.keep(folder.path / "bad_files.txt")
         announce(trainer, folder)
         reporter = Reporter(folder if first else None, trainer.pace, trainer.recipe.run.tensorboard)
         with folder.standing(first, trainer.pace), reporter.running():

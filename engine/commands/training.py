@@ -62,7 +62,7 @@ def validate(
     for number, recipe in enumerate(read):
         lines = [f"# {key}: {value}" for key, value in told(report(recipe)).items()]
         typer.echo("\n".join([*(["---"] if number else []), recipe.to_yaml(), *lines]))
-        if recipe.data.source == "folder" and recipe.data.root is None:
+        if recipe.data.source != "fractal" and recipe.data.root is None:
             note(f"{recipe.name}: data.root is not set, so `engine run` would apply short:; validate --short shows it")
 
 

@@ -9,12 +9,15 @@ log = logging.getLogger("vitkiln")
 
 
 class BadFiles(dict[str, str]):
-    """Path -> reason. With a file, what is new is also appended there, a line `path<TAB>reason` each."""
+    """Path -> reason. `keep` names a file to which what is new is appended, a line `path<TAB>reason` each."""
 
-    def __init__(self, file: Path | None = None):
-        super().__init__()
-        self.file = file
-        self.written = known(file) if file is not None and file.exists() else set()
+    file: Path | None = None
+
+    def keep(self, file: Path) -> None:
+        """From now on, and what is known by now."""
+        self.file, self.written = file, known(file) if file.exists() else set()
+        for path, reason in self.items():
+            self.write(path, reason)
 
     def add(self, path: str, reason: str, then: str = "another image takes its place") -> None:
         """Tell of a file, unless it was told before."""
@@ -22,8 +25,11 @@ class BadFiles(dict[str, str]):
             return
         self[path] = reason
         log.warning("%s: %s; %s", path, reason, then)
+        self.write(path, reason)
+
+    def write(self, path: str, reason: str) -> None:
         if self.file is not None and path not in self.written:
-            with self.file.open("a") as lines:  # a line at a time: ranks may share the file
+            with self.file.open("a", errors="surrogateescape") as lines:  # a line at a time: ranks may share the file
                 lines.write(f"{path}\t{reason}\n")
 
 

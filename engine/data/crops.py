@@ -94,11 +94,10 @@ class Cutter:
 def made(image: Image.Image, numbers: list[float], view: View, augment: RandAugment | None) -> NDArray[np.uint8]:
     """A crop up to its colours: [size, size, 3]. RandAugment sees it flipped, as its shears have a side."""
     square = padded(image, numbers, view) if view.padding else cut(image, crop_box(numbers, *image.size, view), view)
-    mirrored, upside_down = flips(numbers, view)
-    square = square[::-1] if upside_down else square
     if augment is None:
         return square
-    square = square[:, ::-1] if mirrored else square
+    mirrored, upside_down = flips(numbers, view)
+    square = square[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
     return np.asarray(augment(Image.fromarray(np.ascontiguousarray(square)), numbers[UNIFORMS:]))
 
 

@@ -72,11 +72,13 @@ def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
 def colours(numbers: list[float], view: View) -> NDArray[np.float32]:
     """What `augment_views` is to do to a crop, one row of its parameters; `numbers` are those of the crop box.
 
-    It mirrors the crop, unless RandAugment has to see it mirrored already.
+    It flips the crop, unless RandAugment has to see it flipped already.
     """
     u = numbers[4 * TRIES :]
     row = IDENTITY.copy()
-    row[layout.FLIP] = view.randaugment is None and flips(numbers, view)[0]
+    if view.randaugment is None:
+        mirrored, upside_down = flips(numbers, view)
+        row[layout.FLIP] = mirrored + 2 * upside_down
     if u[1] < view.jitter_probability:
         *strengths, hue = view.jitter
         row[layout.JITTER] = 1

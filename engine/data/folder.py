@@ -12,7 +12,7 @@ from PIL.Image import Image
 from ..errors import DataError
 from .decode import content, picture
 from .index import SUFFIXES, Index, open_index
-from .source import Split
+from .source import Split, kind_of
 
 VALIDATION = ("val", "validation", "test")
 
@@ -83,10 +83,10 @@ def _filled(folder: Path, key: str) -> Index:
     index = open_index(str(folder))
     if not len(index):
         kinds = ", ".join(suffix.decode() for suffix in SUFFIXES[:6])
-        raise DataError(
-            f"{key}: no image in {str(folder)!r} or below it; must hold files named {kinds}, ..., "
-            "in one folder for each class or in any folders at all"
-        )
+        must = f"must hold files named {kinds}, ..., in one folder for each class or in any folders at all"
+        if kind_of(folder) == "shards":
+            must = "it holds tar files: say data.source=shards"
+        raise DataError(f"{key}: no image in {str(folder)!r} or below it; {must}")
     return index
 
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -30,7 +29,7 @@ class Loader:
     `order.parts(step)` at the end of an epoch with `leftover`. With `repeats` it holds as many crops of an image,
     each a sample with an id of its own; with `classes` each batch is as many classes in equal numbers (balanced.py).
     `loader` names who decodes and cuts (hands.py).
-    Broken images are replaced, logged once and kept in `bad`, and in `bad_file` if given. DataError where more than
+    Broken images are replaced, logged once and kept in `bad`, which others may share. DataError where more than
     `max_bad` of the images are broken, where a worker dies, and where the source does not fill one step; ValueError
     where batch_size does not divide by accumulate * world.
     """
@@ -53,7 +52,7 @@ class Loader:
         device: torch.device,
         max_bad: float,
         loader: str = "pillow",
-        bad_file: Path | None = None,
+        bad: BadFiles | None = None,
     ):
         self.order = order_of(
             source, batch_size, classes, seed=seed, repeats=repeats, accumulate=accumulate, leftover=leftover,
@@ -63,11 +62,11 @@ class Loader:
         self.source, self.hand = source, hand(loader, source, views, seed)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
         self.stages = Stages(isinstance(source, Files), workers)
-        self.bad = BadFiles(bad_file)
+        self.bad = BadFiles() if bad is None else bad
         self.streams: list[Carried] = []
-        for path, reason in getattr(source, "problems", ()):
+        self.problems = dict(getattr(source, "problems", ()))  # of what is no image itself
+        for path, reason in self.problems.items():
             self.bad.add(path, reason, "what can be read of it is used")
-        self.allowed = len(self.bad)  # these are no images
 
     def __iter__(self) -> Iterator[Batch]:
         stream = self.hand.carry(self.tasks(), self.workers, self.device)
@@ -129,10 +128,10 @@ class Loader:
         for path, reason in crops.bad:
             self.bad.add(path, reason)
         self.stages.worked(crops.spent, len(crops.labels))
-        total, found = self.order.length, len(self.bad) - self.allowed
+        total, found = self.order.length, len(self.bad) - len(self.problems)
         limit = max(1, int(self.max_bad * total)) if self.max_bad else 0
         if not crops.complete or found > limit:
-            path, reason = list(self.bad.items())[self.allowed]
+            path, reason = next((path, reason) for path, reason in self.bad.items() if path not in self.problems)
             raise DataError(
                 f"{found} of {total} images cannot be read and data.max_bad, {self.max_bad:g}, allows "
                 f"{limit}; the first is {path}: {reason}. engine check-data lists them all."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -61,6 +62,17 @@ def open_source(data: Data, seed: int, split: Split = "train") -> Source | None:
         from .fractal import Fractals
 
         return Fractals(data, seed, split)
+    if data.source == "shards":
+        from .shards import open_shards
+
+        return open_shards(data.root, data.val, split)
     from .folder import open_folder
 
     return open_folder(data.root, data.val, split)
+
+
+def kind_of(root: Path) -> Literal["folder", "shards"]:
+    """What data.source a folder is: shards where there are tar files in it or in its train."""
+    root = root.expanduser()
+    places = (root, root / "train")
+    return "shards" if any(next(place.glob("*.tar"), None) for place in places) else "folder"

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import checkpoint as checkpoints
 from .. import train
+from ..data.source import kind_of
 from ..device import pick_device
 from ..errors import DataError
 from ..recipe import Recipe, load
@@ -58,6 +59,6 @@ def tuned(checkpoint: Path, data: Path | None, overrides: Sequence[str] = ()) ->
     if data is None:
         kept += [("data", key, value) for key, value in before.data if key not in OF_TRAINING]
     else:
-        kept += [("data", "source", "folder"), ("data", "root", str(data))]
+        kept += [("data", "source", kind_of(data)), ("data", "root", str(data))]
     written = [f"{section}.{key}={json.dumps(value)}" for section, key, value in kept]
-    return load(RECIPE, [*written, *overrides], short=data is None and before.data.source != "folder")
+    return load(RECIPE, [*written, *overrides], short=data is None and before.data.source == "fractal")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from .. import checkpoint as checkpoints
 from .. import methods
-from ..data.source import Source, open_source
+from ..data.source import Source, kind_of, open_source
 from ..errors import DataError
 from ..methods.method import Method
 from ..recipe import Recipe, load
@@ -81,8 +81,8 @@ def open_method(checkpoint: Path) -> Subject:
 
 def open_splits(recipe: Recipe, data: Path | None) -> tuple[Source, Source | None]:
     """Training images and the second split, if there is one, of a folder or of the data of the recipe."""
-    named = {"source": "folder", "root": str(data), "val": None}
-    where = recipe.data if data is None else recipe.data.model_copy(update=named)
+    named = {} if data is None else {"source": kind_of(data), "root": str(data), "val": None}
+    where = recipe.data.model_copy(update=named)
     train = open_source(where, recipe.run.seed)
     assert train is not None  # only a second split may be absent
     return train, open_source(where, recipe.run.seed, "val")

@@ -168,7 +168,7 @@ class Labelled(MethodSettings):
 class Reading(Section):
     """Where the images come from. `batch_size` counts images of one step over all ranks."""
 
-    source: Literal["folder", "fractal"] = "folder"
+    source: Literal["folder", "shards", "fractal"] = "folder"
     root: str | None = None
     val: str | None = None  # labelled images to evaluate on; root/val and root/test are found by themselves
     batch_size: Count = 1024

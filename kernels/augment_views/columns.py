@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-FLIP = 0  # 1: mirrored left to right
+FLIP = 0  # 1: mirrored left to right, 2: upside down, 3: both
 JITTER = 1  # 1: the four operations below, in the order of ORDER
 ORDER = slice(2, 6)  # a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
 FACTORS = slice(6, 9)  # of brightness, contrast and saturation; 1 changes nothing

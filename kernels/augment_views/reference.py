@@ -31,7 +31,9 @@ def augment_views(images: Tensor, parameters: Tensor) -> Tensor:
     sigma, threshold = parameters[:, columns.SIGMA], parameters[:, columns.THRESHOLD]
     pixels = where(sigma > 0, blur, pixels, sigma)
     pixels = where(threshold < 256, _solarize, pixels, threshold)
-    pixels = where(parameters[:, columns.FLIP] > 0, _mirror, pixels)
+    flip = parameters[:, columns.FLIP]
+    pixels = where((flip == 1) | (flip == 3), _mirror, pixels)
+    pixels = where(flip >= 2, _turn_over, pixels)
     return pixels.permute(0, 2, 3, 1).contiguous()
 
 
@@ -56,3 +58,7 @@ def _solarize(pixels: Tensor, threshold: Tensor) -> Tensor:
 
 def _mirror(pixels: Tensor) -> Tensor:
     return pixels.flip(-1)
+
+
+def _turn_over(pixels: Tensor) -> Tensor:
+    return pixels.flip(-2)

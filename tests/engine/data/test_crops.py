@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vitkiln.engine.data.crops import Cutter, Task, cut, made, padded
 from vitkiln.engine.data.draw import UNIFORMS, crop_box, uniforms
 from vitkiln.engine.data.randaugment import RandAugment
-from vitkiln.engine.data.source import open_source
+from vitkiln.engine.data.source import Source, open_source
 from vitkiln.engine.settings import Data
 from vitkiln.engine.vocabulary import View
+from vitkiln.kernels import augment_views
 
 from .conftest import picture
 
@@ -21,6 +23,12 @@ PLAIN = {"jitter_probability": 0.0, "gray": 0.0, "flip": 0.0}
 
 def at(x: float, y: float) -> list[float]:
     return [x, y, *[0.0] * (UNIFORMS - 2)]
+
+
+def shown(source: Source, view: View) -> np.ndarray:
+    """The third image as a method would see it."""
+    crops = Cutter(source, (view,), 0)(Task(0, np.array([3])))
+    return augment_views(crops.views[0], torch.from_numpy(crops.parameters[0]))[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -54,10 +62,15 @@ def test_a_shift_is_made_of_any_image(size: tuple[int, int]) -> None:
         assert square.shape == (16, 16, 3)
 
 
-def test_an_image_upside_down_is_the_flipped_crop() -> None:
-    image, numbers = picture(3), uniforms(0, 0, 0, 5)
-    upright = made(image, numbers, View(size=24, **PLAIN), None)
-    assert (made(image, numbers, View(size=24, vertical_flip=1.0, **PLAIN), None) == upright[::-1]).all()
+@pytest.mark.parametrize(
+    ("ways", "turned"),
+    [({"vertical_flip": 1.0}, np.s_[::-1]), ({"flip": 1.0, "vertical_flip": 1.0}, np.s_[::-1, ::-1])],
+)
+def test_an_image_upside_down_is_the_flipped_crop(pictures: Callable[..., Path], ways, turned) -> None:
+    source = open_source(Data(root=str(pictures(each=5))), 0)
+    assert source is not None
+    upright, flipped = (shown(source, View(size=24, **{**PLAIN, **way})) for way in ({}, ways))
+    assert (flipped == upright[turned]).all()
 
 
 def test_randaugment_sees_the_crop_flipped() -> None:

@@ -11,7 +11,7 @@ import pytest
 from vitkiln.engine.data import index
 from vitkiln.engine.data.folder import FolderSource
 from vitkiln.engine.data.index import open_index
-from vitkiln.engine.data.source import open_source
+from vitkiln.engine.data.source import kind_of, open_source
 from vitkiln.engine.errors import DataError
 from vitkiln.engine.settings import Data
 
@@ -220,3 +220,11 @@ def test_a_hundred_thousand_files_are_opened_from_the_list_at_once(tmp_path: Pat
 def state(folder: Path) -> tuple[int, int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def test_a_folder_of_shards_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "shard-000000.tar").write_bytes(b"")
+    assert kind_of(tmp_path) == "shards"
+    with pytest.raises(DataError, match=r"data\.root: no image .* say data\.source=shards"):
+        open_source(Data(root=str(tmp_path)), 0)
