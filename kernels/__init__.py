@@ -6,6 +6,7 @@ from .add_layer_norm import add_layer_norm
 from .attention import attention, class_attention
 from .augment_views import augment_views
 from .contrastive import info_nce, n_pair, nt_xent, sup_con
+from .crop_views import crop_views
 from .detection_loss import detection_loss
 from .fractals import draw_fractals, fill_rate, fractal_support, render_fractals, search_fractals
 from .groups import corrupt_groups, group_mask, masked_l1
@@ -16,6 +17,7 @@ from .patch_timm import patch_timm
 from .pixel_mse import normalized_pixel_mse
 from .place_tokens import place_tokens
 from .prototypes import prototype_cross_entropy, sinkhorn_center
+from .rand_augment import rand_augment
 from .relation_loss import relation_loss
 from .sample_tokens import sample_tokens
 
@@ -26,6 +28,7 @@ __all__ = [
     "augment_views",
     "class_attention",
     "corrupt_groups",
+    "crop_views",
     "detection_loss",
     "draw_fractals",
     "fill_rate",
@@ -42,6 +45,7 @@ __all__ = [
     "patch_timm",
     "place_tokens",
     "prototype_cross_entropy",
+    "rand_augment",
     "relation_loss",
     "render_fractals",
     "sample_tokens",

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from vitkiln.kernels.augment_views import layout
+from vitkiln.kernels.rand_augment import layout as operations_layout
 
 from ..vocabulary import View
+from .cut import Sheet
 from .decode import picture
 from .draw import UNIFORMS, colours, crop_box, flips, padded_corner, uniforms
 from .randaugment import FILTERS, RandAugment
@@ -46,6 +48,7 @@ class Crops(NamedTuple):
     bad: tuple[tuple[str, str], ...]  # path and reason
     complete: bool
     spent: Spent
+    operations: tuple[NDArray[np.float64], ...]  # [B, L, 7] of RandAugment, L = 0 where a view has none
 
 
 class Cutter:
@@ -60,22 +63,26 @@ class Cutter:
         count = len(task.ids)
         pixels = [np.empty((count, view.size, view.size, 3), np.uint8) for view in self.views]
         rows = [np.empty((count, layout.COUNT), np.float32) for _ in self.views]
+        tables = [np.empty((count, *shape(augment))) for augment in self.augment]
         labels = np.empty(count, np.int64)
         bad: Bad = []
         self.read = self.decode = cutting = 0.0
         for place, sample in enumerate(task.ids.tolist()):
             found = replaced(self.find, len(self.source), self.seed, task.epoch, sample, bad)
             if found is None:
-                return Crops((), (), labels[:0], tuple(bad), False, Spent())
+                return Crops((), (), labels[:0], tuple(bad), False, Spent(), ())
             image, labels[place] = found
             began = perf_counter()
+            sheet = Sheet(image)
             for number, (view, augment) in enumerate(zip(self.views, self.augment, strict=True)):
                 numbers = uniforms(self.seed, task.epoch, number, sample, augment.numbers if augment else 0)
-                pixels[number][place] = made(image, numbers, view, augment)
+                pixels[number][place] = made(sheet, numbers, view)
+                tables[number][place] = operations(numbers, view, augment)
                 rows[number][place] = colours(numbers, view)
             cutting += perf_counter() - began
         spent = Spent(self.read, self.decode, cutting)
-        return Crops(tuple(map(torch.from_numpy, pixels)), tuple(rows), labels, tuple(bad), True, spent)
+        whole = tuple(map(torch.from_numpy, pixels))
+        return Crops(whole, tuple(rows), labels, tuple(bad), True, spent, tuple(tables))
 
     def find(self, index: int) -> tuple[Image.Image, int]:
         """An image and its label; BadImage."""
@@ -91,14 +98,23 @@ class Cutter:
         return image, self.source.label(index)
 
 
-def made(image: Image.Image, numbers: list[float], view: View, augment: RandAugment | None) -> NDArray[np.uint8]:
-    """A crop up to its colours: [size, size, 3]. RandAugment sees it flipped, as its shears have a side."""
-    square = padded(image, numbers, view) if view.padding else cut(image, crop_box(numbers, *image.size, view), view)
+def made(sheet: Sheet, numbers: list[float], view: View) -> NDArray[np.uint8]:
+    """A crop, neither flipped nor coloured: [size, size, 3]"""
+    if view.padding:
+        return padded(sheet.image, numbers, view)
+    return sheet.cut(crop_box(numbers, *sheet.image.size, view), view)
+
+
+def shape(augment: RandAugment | None) -> tuple[int, int]:
+    """Of one crop's operations."""
+    return (augment.rows if augment else 0), operations_layout.COUNT
+
+
+def operations(numbers: list[float], view: View, augment: RandAugment | None) -> NDArray[np.float64]:
+    """What `rand_augment` is to do to a crop. It sees it flipped, as its shears have a side."""
     if augment is None:
-        return square
-    mirrored, upside_down = flips(numbers, view)
-    square = square[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-    return np.asarray(augment(Image.fromarray(np.ascontiguousarray(square)), numbers[UNIFORMS:]))
+        return np.empty(shape(None))
+    return augment.operations(numbers[UNIFORMS:], flips(numbers, view), view.size, view.size)
 
 
 def padded(image: Image.Image, numbers: list[float], view: View) -> NDArray[np.uint8]:
@@ -118,5 +134,5 @@ def padded(image: Image.Image, numbers: list[float], view: View) -> NDArray[np.u
 
 
 def cut(image: Image.Image, box: tuple[float, float, float, float], view: View) -> NDArray[np.uint8]:
-    """The box at the view's size; the filter's support may reach beyond the box, as it does in the picture."""
-    return np.asarray(image.resize((view.size, view.size), FILTERS[view.interpolation], box=box))
+    """The box of one picture at the view's size."""
+    return Sheet(image).cut(box, view)

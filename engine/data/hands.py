@@ -7,10 +7,16 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from vitkiln.kernels.crop_views import ready
+
+from ..errors import MissingBackend, RecipeError
 from ..vocabulary import View
+from . import dali, torchvision_decode
 from .crops import Crops, Cutter, Task
-from .source import Source
+from .source import Files, Source
 from .workers import AT_ONCE, Stream
+
+HARDWARE = 0.65  # share of a batch that DALI gives to the GPU's JPEG engine, if nothing else is said
 
 
 class Carried(Protocol):
@@ -42,14 +48,50 @@ class Pillow:
         self.cutter = Cutter(source, views, seed)
 
     def carry(self, tasks: Iterable[Task], workers: int, device: torch.device) -> Carried:
+        ready("cpu")  # what is built here need not be built in each worker
         return Stream(self.cutter, tasks, workers, pin=device.type == "cuda")
 
 
+class Torchvision(Pillow):
+    """The same with another decoder of JPEGs."""
+
+    def __init__(self, source: Source, views: tuple[View, ...], seed: int):
+        self.cutter = Cutter(source, views, seed, torchvision_decode.by_torchvision)
+
+
 def choice(wish: str, source: Source, device: torch.device) -> tuple[str, str]:
-    """The name of the hand to take, `wish` unless that is auto, and why it is taken."""
-    return "pillow", "the only one" if wish == "auto" else "asked for"
+    """The name of the hand to take, `wish` unless that is auto, and why it is taken.
+
+    RecipeError where the images are no files, MissingBackend where what is asked for cannot be used.
+    """
+    files = isinstance(source, Files)
+    if wish == "auto":
+        return automatic(files, device)
+    if wish != "pillow" and not files:
+        raise RecipeError(f"data.loader={wish}: these pictures are drawn, not decoded; must be auto or pillow")
+    trouble = None
+    if wish == "dali":
+        trouble = dali.trouble(device)
+    elif wish == "torchvision":
+        trouble = torchvision_decode.trouble()
+    if trouble:
+        raise MissingBackend(f"data.loader={wish}: {trouble}; see `engine doctor`, or set data.loader=pillow")
+    return wish, "asked for"
 
 
-def hand(name: str, source: Source, views: tuple[View, ...], seed: int) -> Hand:
+def automatic(files: bool, device: torch.device) -> tuple[str, str]:
+    """DALI where it decodes on a GPU, else Pillow, and why."""
+    if not files:
+        return "pillow", "auto: pictures are drawn, not decoded"
+    if device.type != "cuda":
+        return "pillow", "auto: there is no GPU"
+    trouble = dali.trouble(device)
+    return ("pillow", f"auto: {trouble}") if trouble else ("dali", "auto: DALI decodes on the GPU")
+
+
+def hand(name: str, source: Source, views: tuple[View, ...], seed: int, hardware: float = HARDWARE) -> Hand:
     """The hand that `choice` named."""
-    return {"pillow": Pillow}[name](source, views, seed)
+    if name == "dali":
+        assert isinstance(source, Files)
+        return dali.Dali(source, views, seed, hardware)
+    return {"pillow": Pillow, "torchvision": Torchvision}[name](source, views, seed)

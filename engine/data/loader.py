@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitkiln.kernels.augment_views import augment_views, layout
+from vitkiln.kernels.rand_augment import rand_augment
 
 from ..errors import DataError
 from ..vocabulary import Batch, View
 from .bad_files import BadFiles
 from .balanced import order_of
 from .crops import Crops, Task
-from .hands import Carried, hand
+from .hands import HARDWARE, Carried, hand
 from .source import Files, Source
 from .stages import Stages
 
@@ -52,6 +53,7 @@ class Loader:
         device: torch.device,
         max_bad: float,
         loader: str = "pillow",
+        hardware_decoding: float = HARDWARE,
         bad: BadFiles | None = None,
     ):
         self.order = order_of(
@@ -59,7 +61,8 @@ class Loader:
             rank=rank, world=world,
         )  # fmt: skip
         self.steps_per_epoch = self.order.steps_per_epoch
-        self.source, self.hand = source, hand(loader, source, views, seed)
+        self.views = views
+        self.source, self.hand = source, hand(loader, source, views, seed, hardware_decoding)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
         self.stages = Stages(isinstance(source, Files), workers)
         self.bad = BadFiles() if bad is None else bad
@@ -93,7 +96,9 @@ class Loader:
         pictures = [self.together(list(views)) for views in zip(*(part.views for part in parts), strict=True)]
         between = perf_counter()
         rows = [np.concatenate(rows) for rows in zip(*(part.parameters for part in parts), strict=True)]
-        views = tuple(self.coloured(*pair) for pair in zip(pictures, rows, strict=True))
+        tables = [np.concatenate(tables) for tables in zip(*(part.operations for part in parts), strict=True)]
+        changed = (self.changed(*each) for each in zip(pictures, self.views, tables, strict=True))
+        views = tuple(self.coloured(*pair) for pair in zip(changed, rows, strict=True))
         self.stages.add("copy", between - began)
         self.stages.add("colour", perf_counter() - between)
         return Batch(
@@ -102,6 +107,12 @@ class Loader:
             seed=self.together([torch.tensor([self.order.seed, step])]),
             labels=None if self.source.classes is None else self.array([part.labels for part in parts]),
         )
+
+    def changed(self, images: Tensor, view: View, operations: NDArray[np.float64]) -> Tensor:
+        """Images [B, H, W, 3] after RandAugment's operations [B, L, 7], if there are any."""
+        if not operations.shape[1]:
+            return images
+        return rand_augment(images, self.array([operations]), view.fill, view.interpolation)
 
     def coloured(self, images: Tensor, rows: NDArray[np.float32]) -> Tensor:
         """Images [B, H, W, 3] after what their rows [B, 13] ask for, if any asks for anything."""

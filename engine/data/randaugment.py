@@ -1,8 +1,8 @@
-"""RandAugment (Cubuk et al., arXiv:1909.13719) as timm defines it, operation by operation with Pillow.
+"""RandAugment (Cubuk et al., arXiv:1909.13719) as timm defines it: what a policy does to a picture, and how strongly.
 
 Each of a policy's layers draws one of fifteen operations, with replacement, and does it with some probability at
 level ~ normal(magnitude, std), cut to [0, 10]. All fifteen grow with the level. What comes into sight from beyond the
-picture has one colour, the mean of the data.
+picture has one colour, the mean of the data. The operations themselves are those of `rand_augment`.
 """
 
 from __future__ import annotations
@@ -11,49 +11,63 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from PIL import Image, ImageEnhance, ImageOps
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitkiln.kernels.rand_augment import layout
 
 from ..settings.randaugment import HIGHEST, Policy, policy
 from ..vocabulary import View
 
 NUMBERS = 4  # uniform ones that a layer needs: which operation, whether, how much, which way
+FLIPS = 2  # rows before the layers', as shears have a side
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-Affine = tuple[float, float, float, float, float, float]
 
 
 class Brush(NamedTuple):
-    """How an operation is done: `level` in [0, 10], `sign` 1 or -1."""
+    """How an operation is done to a picture of this size: `level` in [0, 10], `sign` 1 or -1."""
 
     level: float
     sign: float
-    resample: Image.Resampling
-    fill: tuple[int, int, int]
+    width: int
+    height: int
 
     def signed(self, most: float) -> float:
         """Between -most and most."""
         return self.sign * self.level / HIGHEST * most
 
-
-Operation = Callable[[Image.Image, Brush], Image.Image]
+    def whole(self, most: int) -> int:
+        """From 0 to most."""
+        return int(self.level / HIGHEST * most)
 
 
 class RandAugment:
-    """The policy that a view names, carried out on one picture from given uniform numbers."""
+    """The policy that a view names: operations of `rand_augment` from given uniform numbers."""
 
     def __init__(self, view: View):
         assert view.randaugment is not None
         self.policy: Policy = policy(view.randaugment)
         self.numbers = NUMBERS * self.policy.layers
-        self.resample, self.fill = FILTERS[view.interpolation], view.fill
+        self.rows = FLIPS + self.policy.layers
+        self.interpolation, self.fill = view.interpolation, view.fill
 
-    def __call__(self, image: Image.Image, numbers: Sequence[float]) -> Image.Image:
-        """`numbers` are as many as `self.numbers`, in [0, 1)."""
+    def operations(
+        self, numbers: Sequence[float], flips: tuple[bool, bool], width: int, height: int
+    ) -> NDArray[np.float64]:
+        """What happens to a picture: mirrored, turned upside down, then the layers; float64 [self.rows, 7]
+
+        `numbers` are as many as `self.numbers`, in [0, 1); `flips` says which of both flips are done.
+        """
+        table = np.zeros((self.rows, layout.COUNT))
+        table[:FLIPS, layout.KIND] = np.where(flips, (layout.MIRROR, layout.UPSIDE_DOWN), layout.NONE)
         for layer in range(self.policy.layers):
             which, whether, much, way = numbers[NUMBERS * layer : NUMBERS * (layer + 1)]
             if whether < self.policy.probability:
-                brush = Brush(self.level(much), 1.0 if way < 0.5 else -1.0, self.resample, self.fill)
-                image = OPERATIONS[int(which * len(OPERATIONS))](image, brush)
-        return image
+                brush = Brush(self.level(much), 1.0 if way < 0.5 else -1.0, width, height)
+                kind, drawn = OPERATIONS[int(which * len(OPERATIONS))]
+                table[FLIPS + layer] = layout.row(kind, *drawn(brush))
+        return table
 
     def level(self, uniform: float) -> float:
         centre, std = self.policy.magnitude, self.policy.std
@@ -61,77 +75,30 @@ class RandAugment:
         return min(HIGHEST, max(0.0, drawn))
 
 
-def auto_contrast(image: Image.Image, brush: Brush) -> Image.Image:
-    """Each channel stretched from 0 to 255."""
-    return ImageOps.autocontrast(image)
+def nothing(brush: Brush) -> tuple[float, ...]:
+    """For an operation that has no strength."""
+    return ()
 
 
-def equalize(image: Image.Image, brush: Brush) -> Image.Image:
-    """The histogram of each channel made flat."""
-    return ImageOps.equalize(image)
+def factor(brush: Brush) -> tuple[float, ...]:
+    """Of an enhancement: 1 +- 0.9 at most."""
+    return (max(0.1, 1 + brush.signed(0.9)),)
 
 
-def invert(image: Image.Image, brush: Brush) -> Image.Image:
-    """255 less each value."""
-    return ImageOps.invert(image)
-
-
-def rotate(image: Image.Image, brush: Brush) -> Image.Image:
-    """Up to 30 degrees either way."""
-    return image.rotate(brush.signed(30), brush.resample, fillcolor=brush.fill)
-
-
-def posterize(image: Image.Image, brush: Brush) -> Image.Image:
-    """From 4 bits kept down to none, which Pillow's own function refuses."""
-    kept = 256 - 2 ** (4 + int(brush.level / HIGHEST * 4))
-    return image.point([value & kept for value in range(256)] * 3)
-
-
-def solarize(image: Image.Image, brush: Brush) -> Image.Image:
-    """Values are inverted from 256 on, down to 0."""
-    return ImageOps.solarize(image, 256 - int(brush.level / HIGHEST * 256))
-
-
-def solarize_add(image: Image.Image, brush: Brush) -> Image.Image:
-    """Up to 110 is added to values below 128."""
-    more = int(brush.level / HIGHEST * 110)
-    table = [min(255, value + more) if value < 128 else value for value in range(256)]
-    return image.point(table * 3)
-
-
-def enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    """One of Pillow's enhancements, by a factor of 1 +- 0.9 at most."""
-
-    def operation(image: Image.Image, brush: Brush) -> Image.Image:
-        return kind(image).enhance(max(0.1, 1 + brush.signed(0.9)))
-
-    return operation
-
-
-def moved(coefficients: Callable[[Image.Image, Brush], Affine]) -> Operation:
-    """Each pixel from where an affine map of its place points to."""
-
-    def operation(image: Image.Image, brush: Brush) -> Image.Image:
-        where = coefficients(image, brush)
-        return image.transform(image.size, Image.Transform.AFFINE, where, brush.resample, fillcolor=brush.fill)
-
-    return operation
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    auto_contrast,
-    equalize,
-    invert,
-    rotate,
-    posterize,
-    solarize,
-    solarize_add,
-    enhanced(ImageEnhance.Color),
-    enhanced(ImageEnhance.Contrast),
-    enhanced(ImageEnhance.Brightness),
-    enhanced(ImageEnhance.Sharpness),
-    moved(lambda image, brush: (1, brush.signed(0.3), 0, 0, 1, 0)),  # sheared along rows
-    moved(lambda image, brush: (1, 0, 0, brush.signed(0.3), 1, 0)),  # along columns
-    moved(lambda image, brush: (1, 0, brush.signed(0.45) * image.width, 0, 1, 0)),  # shifted along rows
-    moved(lambda image, brush: (1, 0, 0, 0, 1, brush.signed(0.45) * image.height)),  # along columns
+OPERATIONS: tuple[tuple[int, Callable[[Brush], tuple[float, ...]]], ...] = (
+    (layout.AUTO_CONTRAST, nothing),
+    (layout.EQUALIZE, nothing),
+    (layout.INVERT, nothing),
+    (layout.ROTATE, lambda brush: layout.rotation(brush.signed(30), brush.width, brush.height)),
+    (layout.POSTERIZE, lambda brush: (4 - brush.whole(4),)),  # bits kept, down to none, which Pillow refuses
+    (layout.SOLARIZE, lambda brush: (256 - brush.whole(256),)),  # from 256 on, down to 0
+    (layout.SOLARIZE_ADD, lambda brush: (brush.whole(110),)),
+    (layout.COLOR, factor),
+    (layout.CONTRAST, factor),
+    (layout.BRIGHTNESS, factor),
+    (layout.SHARPNESS, factor),
+    (layout.SHEAR_X, lambda brush: (1, brush.signed(0.3), 0, 0, 1, 0)),
+    (layout.SHEAR_Y, lambda brush: (1, 0, 0, brush.signed(0.3), 1, 0)),
+    (layout.TRANSLATE_X, lambda brush: (1, 0, brush.signed(0.45) * brush.width, 0, 1, 0)),
+    (layout.TRANSLATE_Y, lambda brush: (1, 0, 0, 0, 1, brush.signed(0.45) * brush.height)),
 )

@@ -173,7 +173,8 @@ class Reading(Section):
     val: str | None = None  # labelled images to evaluate on; root/val and root/test are found by themselves
     batch_size: Count = 1024
     workers: Annotated[int, Field(ge=0)] = 8
-    loader: Literal["auto", "pillow"] = "auto"
+    loader: Literal["auto", "pillow", "dali", "torchvision"] = "auto"
+    hardware_decoding: Share = 0.65  # dali on a GPU: how much of a batch its JPEG engine decodes, the rest its cores
     repeats: Count = 1  # repeated augmentation (Hoffer et al., arXiv:1901.09335): crops of an image in one batch
     classes_per_batch: Count | None = None  # each micro-batch is so many classes in equal numbers; null: as they come
     max_bad: Share = 0.1  # the run stops when more than this share of the images cannot be read
@@ -223,6 +224,7 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
+    cuda_graph: bool = False  # a step is recorded once and launched as a whole; changes no weight
     accumulate: Count = 1
     leftover: Literal["drop", "step"] = "drop"  # micro-batches that fill no step at the end of an epoch
     checkpoint_every: Count = 1000

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vitkiln.engine.data.crops import Cutter, Task, cut, made, padded
+from vitkiln.engine.data.crops import Cutter, Task, cut, padded
 from vitkiln.engine.data.draw import UNIFORMS, crop_box, uniforms
+from vitkiln.engine.data.loader import Loader
 from vitkiln.engine.data.randaugment import RandAugment
 from vitkiln.engine.data.source import Source, open_source
 from vitkiln.engine.settings import Data
 from vitkiln.engine.vocabulary import View
-from vitkiln.kernels import augment_views
+from vitkiln.kernels import augment_views, rand_augment
 
 from .conftest import picture
 
@@ -73,14 +74,20 @@ def test_an_image_upside_down_is_the_flipped_crop(pictures: Callable[..., Path],
     assert (flipped == upright[turned]).all()
 
 
-def test_randaugment_sees_the_crop_flipped() -> None:
-    image, view = picture(3), View(size=24, flip=1.0, vertical_flip=1.0, randaugment="rand-m9-n2-p1-inc1")
+def test_randaugment_sees_the_crop_flipped(pictures: Callable[..., Path]) -> None:
+    source = open_source(Data(root=str(pictures(each=15))), 0)
+    assert source is not None
+    view = View(size=24, flip=1.0, vertical_flip=1.0, randaugment="rand-m9-n2-p1-inc1", jitter_probability=0, gray=0)
+    loader = Loader(source, (view,), batch_size=30, seed=0, workers=0, device=torch.device("cpu"), max_bad=0.0)
+    batch = next(iter(loader))
     augment = RandAugment(view)
-    for sample in range(30):
+    for pixels, sample in zip(batch.views[0], batch.ids.tolist(), strict=True):
         numbers = uniforms(0, 0, 0, sample, augment.numbers)
-        crop = cut(image, crop_box(numbers, *image.size, view), view)
-        turned = Image.fromarray(np.ascontiguousarray(crop[::-1, ::-1]))
-        assert (made(image, numbers, view, augment) == np.asarray(augment(turned, numbers[UNIFORMS:]))).all()
+        crop = cut(source.image(sample), crop_box(numbers, 48, 36, view), view)
+        table = augment.operations(numbers[UNIFORMS:], (False, False), 24, 24)
+        turned = torch.from_numpy(np.ascontiguousarray(crop[::-1, ::-1]))[None]
+        expected = rand_augment(turned, torch.from_numpy(table)[None], view.fill, view.interpolation)
+        assert torch.equal(pixels, expected[0])
 
 
 def test_copies_of_an_image_have_its_label_and_crops_of_their_own(pictures: Callable[..., Path]) -> None:

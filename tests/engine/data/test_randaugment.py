@@ -1,23 +1,28 @@
-"""Each operation of RandAugment is Pillow's, at the published strength, as often as published."""
+"""A policy draws Pillow's operations at the published strength, as often as published."""
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from vitkiln.engine.data.randaugment import NUMBERS, OPERATIONS, Brush, RandAugment
+from vitkiln.engine.data.randaugment import FILTERS, FLIPS, NUMBERS, OPERATIONS, Brush, RandAugment
 from vitkiln.engine.settings.randaugment import Policy, policy
 from vitkiln.engine.vocabulary import View
+from vitkiln.kernels.rand_augment import layout, rand_augment
 
 from .conftest import picture
 
+Picture = Image.Image
 FILL = (10, 20, 30)
 BICUBIC = Image.Resampling.BICUBIC
 IMAGE = picture(5, 40, 40).rotate(17, expand=False)
+POLICY = "rand-m9-mstd0.5-inc1"
 NAMES = (
     "auto_contrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "colour", "contrast",
     "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y",
@@ -25,35 +30,90 @@ NAMES = (
 
 
 def done(name: str, level: float, sign: float = 1.0) -> np.ndarray:
-    return np.asarray(OPERATIONS[NAMES.index(name)](IMAGE, Brush(level, sign, BICUBIC, FILL)))
+    """What is drawn for an operation, done by the operator."""
+    kind, numbers = OPERATIONS[NAMES.index(name)]
+    return carried_out(IMAGE, layout.row(kind, *numbers(Brush(level, sign, *IMAGE.size)))[None], "bicubic")
 
 
-def affine(*coefficients: float) -> Image.Image:
-    return IMAGE.transform(IMAGE.size, Image.Transform.AFFINE, coefficients, BICUBIC, fillcolor=FILL)
+def carried_out(image: Picture, table: np.ndarray, interpolation: str) -> np.ndarray:
+    pixels = torch.from_numpy(np.array(image))[None]
+    return rand_augment(pixels, torch.from_numpy(table)[None], FILL, interpolation)[0].numpy()
 
 
-EXPECTED = {  # at level 9, for either sign
-    "auto_contrast": lambda sign: ImageOps.autocontrast(IMAGE),
-    "equalize": lambda sign: ImageOps.equalize(IMAGE),
-    "invert": lambda sign: ImageOps.invert(IMAGE),
-    "rotate": lambda sign: IMAGE.rotate(sign * 27, BICUBIC, fillcolor=FILL),
-    "posterize": lambda sign: ImageOps.posterize(IMAGE, 1),
-    "solarize": lambda sign: ImageOps.solarize(IMAGE, 26),
-    "colour": lambda sign: ImageEnhance.Color(IMAGE).enhance(1 + sign * 0.81),
-    "contrast": lambda sign: ImageEnhance.Contrast(IMAGE).enhance(1 + sign * 0.81),
-    "brightness": lambda sign: ImageEnhance.Brightness(IMAGE).enhance(1 + sign * 0.81),
-    "sharpness": lambda sign: ImageEnhance.Sharpness(IMAGE).enhance(1 + sign * 0.81),
-    "shear_x": lambda sign: affine(1, sign * 0.27, 0, 0, 1, 0),
-    "shear_y": lambda sign: affine(1, 0, 0, sign * 0.27, 1, 0),
-    "translate_x": lambda sign: affine(1, 0, sign * 0.405 * 40, 0, 1, 0),
-    "translate_y": lambda sign: affine(1, 0, 0, 0, 1, sign * 0.405 * 40),
+def moved(coefficients: Callable[[Picture, float], tuple[float, ...]], most: float) -> Callable[..., Picture]:
+    def by_pillow(image: Picture, level: float, sign: float, resample: Image.Resampling) -> Picture:
+        where = coefficients(image, sign * level / 10 * most)
+        return image.transform(image.size, Image.Transform.AFFINE, where, resample, fillcolor=FILL)
+
+    return by_pillow
+
+
+def enhanced(kind: Callable[[Picture], ImageEnhance._Enhance]) -> Callable[..., Picture]:
+    return lambda image, level, sign, _: kind(image).enhance(max(0.1, 1 + sign * level / 10 * 0.9))
+
+
+def posterized(image: Picture, level: float, *_: object) -> Picture:
+    """Down to no bit, which Pillow's own function refuses."""
+    return image.point([value & (256 - 2 ** (4 + int(level / 10 * 4))) for value in range(256)] * 3)
+
+
+def raised(image: Picture, level: float, *_: object) -> Picture:
+    more = int(level / 10 * 110)
+    return image.point([min(255, value + more) if value < 128 else value for value in range(256)] * 3)
+
+
+BY_PILLOW: dict[str, Callable[..., Picture]] = {  # of image, level, sign and filter
+    "auto_contrast": lambda image, *_: ImageOps.autocontrast(image),
+    "equalize": lambda image, *_: ImageOps.equalize(image),
+    "invert": lambda image, *_: ImageOps.invert(image),
+    "rotate": lambda image, level, sign, resample: image.rotate(sign * level / 10 * 30, resample, fillcolor=FILL),
+    "posterize": posterized,
+    "solarize": lambda image, level, *_: ImageOps.solarize(image, 256 - int(level / 10 * 256)),
+    "solarize_add": raised,
+    "colour": enhanced(ImageEnhance.Color),
+    "contrast": enhanced(ImageEnhance.Contrast),
+    "brightness": enhanced(ImageEnhance.Brightness),
+    "sharpness": enhanced(ImageEnhance.Sharpness),
+    "shear_x": moved(lambda image, by: (1, by, 0, 0, 1, 0), 0.3),
+    "shear_y": moved(lambda image, by: (1, 0, 0, by, 1, 0), 0.3),
+    "translate_x": moved(lambda image, by: (1, 0, by * image.width, 0, 1, 0), 0.45),
+    "translate_y": moved(lambda image, by: (1, 0, 0, 0, 1, by * image.height), 0.45),
 }
 
 
+def policy_by_pillow(image: Picture, name: str, numbers: list[float], flips: tuple[bool, bool], view: View) -> Picture:
+    """One picture, one operation after another."""
+    said, (mirrored, upside_down) = policy(name), flips
+    image = ImageOps.mirror(image) if mirrored else image
+    image = ImageOps.flip(image) if upside_down else image
+    for which, whether, much, way in np.array(numbers).reshape(-1, NUMBERS).tolist():
+        if whether < said.probability:
+            level = min(
+                10.0, max(0.0, NormalDist(said.magnitude, said.std).inv_cdf(much) if said.std else said.magnitude)
+            )
+            operation = BY_PILLOW[NAMES[int(which * 15)]]
+            image = operation(image, level, 1.0 if way < 0.5 else -1.0, FILTERS[view.interpolation])
+    return image
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize("size", [(40, 40), (57, 31)])
+@pytest.mark.parametrize("name", [POLICY, "rand-m5-n4-p0.9-mstd3-inc1", "rand-m10-n1-inc1"])
+def test_whole_policies_are_pillows_pictures(name: str, size: tuple[int, int], interpolation: str) -> None:
+    view = View(randaugment=name, interpolation=interpolation, fill=FILL)
+    augment, draw = RandAugment(view), np.random.default_rng(1)
+    image = picture(5, *size).rotate(17, expand=False)
+    for number in range(60):
+        numbers, flips = draw.random(augment.numbers).tolist(), (number % 2 == 1, number % 4 > 1)
+        made = carried_out(image, augment.operations(numbers, flips, *size), interpolation)
+        assert (made == np.asarray(policy_by_pillow(image, name, numbers, flips, view))).all(), (number, numbers)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("name", EXPECTED)
-def test_an_operation_is_pillows_at_nine_tenths_of_its_range(name: str, sign: float) -> None:
-    assert (done(name, 9.0, sign) == np.asarray(EXPECTED[name](sign))).all()
+@pytest.mark.parametrize("level", [0.0, 3.3, 9.0, 10.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operation_is_pillows_at_its_part_of_the_range(name: str, level: float, sign: float) -> None:
+    assert (done(name, level, sign) == np.asarray(BY_PILLOW[name](IMAGE, level, sign, BICUBIC))).all()
 
 
 def test_solarize_add_raises_what_is_dark_and_nothing_else() -> None:
@@ -84,25 +144,37 @@ def test_what_comes_from_beyond_the_picture_has_the_colour_of_the_view() -> None
     assert (done("translate_x", 10.0, -1.0)[:, :10] == FILL).all()
 
 
-def made(name: str = "rand-m9-mstd0.5-inc1") -> RandAugment:
+def made(name: str = POLICY) -> RandAugment:
     return RandAugment(View(randaugment=name, interpolation="bicubic", fill=FILL))
+
+
+def shown(augment: RandAugment, numbers: list[float]) -> np.ndarray:
+    return carried_out(IMAGE, augment.operations(numbers, (False, False), *IMAGE.size), "bicubic")
+
+
+@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_picture_is_flipped_before_anything_else(flips: tuple[bool, bool]) -> None:
+    table = made().operations([0.5, 0.9] * NUMBERS, flips, 40, 40)
+    assert table.shape == (FLIPS + 2, layout.COUNT)
+    expected = np.asarray(IMAGE)[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
+    assert (carried_out(IMAGE, table[:FLIPS], "bicubic") == expected).all()
 
 
 @pytest.mark.parametrize(("operation", "name"), list(enumerate(NAMES)))
 def test_a_uniform_number_chooses_among_all_operations_alike(operation: int, name: str) -> None:
     numbers = [(operation + 0.5) / len(NAMES), 0.0, 0.5, 0.0, 0.0, 0.9, 0.5, 0.0]  # the second layer does nothing
-    assert (np.asarray(made()(IMAGE, numbers)) == done(name, 9.0)).all()
+    assert (shown(made(), numbers) == done(name, 9.0)).all()
 
 
 def test_layers_follow_each_other() -> None:
     invert, solarize = (NAMES.index(name) / len(NAMES) + 1e-9 for name in ("invert", "solarize"))
-    after = made()(IMAGE, [invert, 0.0, 0.5, 0.0, solarize, 0.0, 0.5, 0.0])
-    assert (np.asarray(after) == np.asarray(ImageOps.solarize(ImageOps.invert(IMAGE), 26))).all()
+    after = shown(made(), [invert, 0.0, 0.5, 0.0, solarize, 0.0, 0.5, 0.0])
+    assert (after == np.asarray(ImageOps.solarize(ImageOps.invert(IMAGE), 26))).all()
 
 
 def test_half_of_the_layers_do_nothing() -> None:
     augment, invert = made("rand-m9-n1-inc1"), NAMES.index("invert") / len(NAMES) + 1e-9
-    left = [np.asarray(augment(IMAGE, [invert, whether, 0.5, 0.0])) for whether in (0.4999, 0.5001)]
+    left = [shown(augment, [invert, whether, 0.5, 0.0]) for whether in (0.4999, 0.5001)]
     assert (left[0] == np.asarray(ImageOps.invert(IMAGE))).all()
     assert (left[1] == np.asarray(IMAGE)).all()
 
