@@ -145,23 +145,27 @@ def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Tensors by "index/name", and the groups as plain values; rates are functions of the step and not kept."""
+    """Tensors by "index/name", and the groups as plain values; what follows from the step is not kept."""
     state = optimizer.state_dict()
     tensors = {f"{i}/{name}": value for i, values in state["state"].items() for name, value in values.items()
         if isinstance(value, Tensor)}  # fmt: skip
-    groups = [{k: v for k, v in group.items() if k != "lr"} for group in state["param_groups"]]
+    groups = [{k: v for k, v in group.items() if k not in following(group)} for group in state["param_groups"]]
     return tensors, groups
 
 
+def following(group: dict[str, Any]) -> dict[str, Tensor]:
+    """What is filled into tensors before every step: rates, and decays where they are no plain numbers."""
+    return {name: group[name] for name in ("lr", "weight_decay") if isinstance(group[name], Tensor)}
+
+
 def unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    """The inverse of `flatten`, into an optimiser whose rates stay its own tensors."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    """The inverse of `flatten`, into an optimiser whose rates and decays stay its own tensors."""
+    own = [following(group) for group in optimizer.param_groups]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": [{**g, "lr": r} for g, r in zip(groups, rates, strict=True)]}
-    )
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    here = [{**group, **saved, **kept} for group, saved, kept in zip(optimizer.param_groups, groups, own, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": here})
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)

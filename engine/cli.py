@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import fractal, looking, results, training
+from .commands import bench, fractal, looking, results, shards, training
 from .errors import EngineError, RecipeError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings its own click, or takes the installed one
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("run", context_settings={"ignore_unknown_options": True})(training.run)
 app.command("validate")(training.validate)
+app.command("bench", cls=bench.Command, context_settings={"ignore_unknown_options": True})(bench.bench)
 app.command("eval")(results.evaluate)
 app.command("embed")(results.embed)
 app.command("export")(results.export)
@@ -35,6 +36,7 @@ app.command("show")(looking.show)
 app.command("copy")(looking.copy)
 app.command("check-data")(looking.check_data)
 app.add_typer(fractal.app, name="fractal")
+app.add_typer(shards.app, name="shards")
 
 
 @app.callback(invoke_without_command=True)

@@ -15,8 +15,16 @@ from typing import Any, Literal, NamedTuple
 
 SMALL_SHM = 1 << 30  # bytes: workers hand their images over through it
 FEW_FILES = 1024  # descriptors: every worker and every tensor in shared memory holds some
-NEEDED = {"timm": "needed by encoder.name=swin_tiny only"}
+NEEDED = {
+    "timm": "needed by encoder.name=swin_tiny only",
+    "torchvision": "needed by data.loader=torchvision only",
+}
 PATIENCE = 60  # seconds for another process to import a package
+DECODE = """
+import torch
+from vitkiln.engine.data.dali import trouble
+raise SystemExit(trouble(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")))
+"""  # as a run would try it
 
 
 class Row(NamedTuple):
@@ -31,8 +39,9 @@ class Row(NamedTuple):
 def examine() -> list[Row]:
     """Every row, in the order in which a reader needs them."""
     probes = {name: probe(name) for name in ("torchvision", "timm")}  # they import while the rest is looked up
+    decoding = started(DECODE) if has_dali() else None
     torch, rows = torch_rows()
-    rows = [python(), *rows, triton(torch), *flash_attention(), apex(), dali()]
+    rows = [python(), *rows, triton(torch), *flash_attention(), apex(), dali(decoding)]
     rows.append(csrc(torch))
     rows += [imported(name, process) for name, process in probes.items()]
     rows += [tensorboard(), shared_memory(), file_descriptors()]
@@ -139,39 +148,56 @@ def apex() -> Row:
     return Row("apex", "warning", "not NVIDIA's", "the apex of PyPI is another package: pip uninstall apex")
 
 
-def dali() -> Row:
-    """Decoding on the GPU."""
-    there = any((place / "dali").is_dir() for place in locations("nvidia"))
-    version = version_of("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
-    if there and version:
-        return Row("DALI", "ok", version, "see loader below")
-    return Row("DALI", "absent", "not installed", "pip install 'vitkiln[dali]' brings it")
+def has_dali() -> bool:
+    """Whether it is installed; its package shares the folder `nvidia` with others."""
+    return any((place / "dali").is_dir() for place in locations("nvidia"))
+
+
+def dali(process: subprocess.Popen[str] | None) -> Row:
+    """What decodes on the GPU, after one picture there, or on the CPU where there is no GPU."""
+    if process is None:
+        return Row("DALI", "absent", "not installed", "pip install 'vitkiln[dali]' brings it")
+    version = version_of("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110") or "version unknown"
+    complaint = outcome(process)
+    if complaint is None:
+        return Row("DALI", "ok", version, "decodes; see loader below")
+    return Row("DALI", "absent", f"{version}, unusable", complaint)
 
 
 def probe(name: str) -> subprocess.Popen[str] | None:
     """Begin to import an installed package in another process, where it can do no harm."""
-    if find_spec(name) is None:
-        return None
-    command = [sys.executable, "-c", f"import {name}"]
+    return None if find_spec(name) is None else started(f"import {name}")
+
+
+def started(code: str) -> subprocess.Popen[str]:
+    """Another interpreter that runs the code."""
+    command = [sys.executable, "-c", code]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def imported(name: str, process: subprocess.Popen[str] | None) -> Row:
-    """Whether that went well, and the last line of its complaint if not. The core needs neither package."""
-    need = NEEDED.get(name, "not needed")
-    if process is None:
-        return Row(name, "absent", "not installed", need)
-    version = version_of(name) or "version unknown"
+def outcome(process: subprocess.Popen[str]) -> str | None:
+    """The last line of its complaint, None where it has none."""
     try:
         _, complaint = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return Row(name, "warning", version, f"does not import within {PATIENCE} s; {need}")
+        return f"does not import within {PATIENCE} s"
     if process.returncode == 0:
+        return None
+    return (complaint.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+
+
+def imported(name: str, process: subprocess.Popen[str] | None) -> Row:
+    """Whether that went well, and what went wrong if not. The core needs neither package."""
+    need = NEEDED.get(name, "not needed")
+    if process is None:
+        return Row(name, "absent", "not installed", need)
+    version = version_of(name) or "version unknown"
+    complaint = outcome(process)
+    if complaint is None:
         return Row(name, "ok", version, f"imports; {need}")
-    last = (complaint.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-    return Row(name, "absent", f"{version}, unusable", f"{last}; {need}")
+    return Row(name, "absent", f"{version}, unusable", f"{complaint}; {need}")
 
 
 def tensorboard() -> Row:
@@ -204,8 +230,20 @@ def file_descriptors() -> Row:
 
 def chosen(torch: Any, rows: dict[str, Row]) -> list[Row]:
     """What a run would use, and why not the others."""
-    decoder = "DALI is not called: this version has no loader for it" if rows["DALI"].state == "ok" else "the only one"
-    return [Row("loader", "ok", "pillow", f"data.loader=auto; {decoder}"), attention(torch, rows)]
+    return [loader(torch, rows), attention(torch, rows)]
+
+
+def loader(torch: Any, rows: dict[str, Row]) -> Row:
+    """As engine/data/hands.py chooses for images that are files."""
+    usable = {name: rows[row].state == "ok" for name, row in (("dali", "DALI"), ("torchvision", "torchvision"))}
+    why = "there is no GPU"
+    chosen = "pillow"
+    if torch is not None and torch.cuda.is_available():
+        chosen = "dali" if usable["dali"] else "pillow"
+        why = "DALI decodes on the GPU" if usable["dali"] else f"DALI: {rows['DALI'].found}"
+    asked = [f"data.loader={name}" for name, there in usable.items() if there and name != chosen]
+    notes = [f"data.loader=auto: {why}", *([f"when asked for: {', '.join(asked)}"] if asked else [])]
+    return Row("loader", "ok", chosen, "; ".join(notes))
 
 
 def attention(torch: Any, rows: dict[str, Row]) -> Row:

@@ -160,7 +160,8 @@ def beta(uniform: Tensor, table: Tensor, alpha: float) -> Tensor:
     knots = len(table) - 1
     place = 2 * torch.minimum(uniform, 1 - uniform) * knots
     below = place.long().clamp(max=knots - 1)
-    half = torch.lerp(table[below], table[below + 1], place - below) ** (1 / alpha)
+    first, second = table.take(below), table.take(below + 1)  # an index of no dimensions would be waited for
+    half = torch.lerp(first, second, place - below) ** (1 / alpha)
     return torch.where(uniform < 0.5, half, 1 - half)
 
 

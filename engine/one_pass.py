@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vitkiln import kernels
 from vitkiln.kernels.optimizers import ADAMW, LARS, ready
+from vitkiln.kernels.optimizers import recording as sending
 
 from .settings import Optim
 
@@ -36,6 +38,7 @@ class OnePass(torch.optim.Optimizer):
         self.rows = torch.zeros(len(self.parameters), len(self.columns), device=device)
         self.found_inf, self.factors = torch.zeros((), device=device), None
         self.pull, self.following = 0.0, dict[Tensor, Tensor]()
+        self.places = dict[tuple[int, ...], Tensor]()  # those of some parameters, on the device
         for index, parameter in enumerate(self.parameters):
             self.state[parameter] = {name: torch.zeros_like(parameter) for name in self.moments}
             self.state[parameter]["step"] = self.steps[index]
@@ -43,6 +46,7 @@ class OnePass(torch.optim.Optimizer):
 
     found_inf: Tensor
     factors: Tensor | None
+    pull: Tensor | float
     following: Mapping[Tensor, Tensor]
 
     def write(self, settings: Optim) -> None:
@@ -58,13 +62,25 @@ class OnePass(torch.optim.Optimizer):
 
     def fill(self, name: str, value: Tensor | float, where: Tensor | slice = slice(None)) -> None:
         """A column of the rows."""
-        self.rows[where, self.columns.index(name)] = value
+        column = self.rows[:, self.columns.index(name)]
+        if isinstance(where, slice):
+            column[where].copy_(value) if isinstance(value, Tensor) else column[where].fill_(value)
+        else:
+            column[where] = value if isinstance(value, Tensor) else self.rows.new_full((), value)
+
+    def rows_of(self, moving: list[int]) -> Tensor | slice:
+        """Where the numbers of these parameters are; sent to the device once, as a recorded graph can send nothing."""
+        if len(moving) == len(self.parameters):
+            return slice(None)
+        if tuple(moving) not in self.places:
+            self.places[tuple(moving)] = torch.tensor(moving, device=self.steps.device)
+        return self.places[tuple(moving)]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move what has a gradient, and every teacher."""
         moving = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        where = slice(None) if len(moving) == len(self.parameters) else torch.tensor(moving, device=self.steps.device)
+        where = self.rows_of(moving)
         self.steps[where] += (self.found_inf == 0).to(self.steps)
         for group, span in zip(self.param_groups, self.spans, strict=True):
             self.fill("lr", group["lr"], span)
@@ -81,10 +97,7 @@ class OnePass(torch.optim.Optimizer):
 
     def follow_the_still(self, moved: set[Tensor]) -> None:
         """Teachers of parameters that have no gradient, or that learn nothing at all."""
-        still = [(teacher, student) for student, teacher in self.following.items() if student not in moved]
-        if still:
-            teachers, students = map(list, zip(*still, strict=True))
-            torch._foreach_lerp_(teachers, students, self.pull)
+        follow({student: teacher for student, teacher in self.following.items() if student not in moved}, self.pull)
 
     def of(self, name: str, parameters: Sequence[Tensor]) -> list[Tensor]:
         """One of the moments."""
@@ -138,6 +151,28 @@ class Lars(OnePass):
 ONE_PASS = {"adamw": AdamW, "lars": Lars}
 
 
+@torch.no_grad()
+def follow(following: Mapping[Tensor, Tensor], pull: Tensor | float) -> None:
+    """teacher += pull * (weight - teacher): where the two are equal they stay equal, bit for bit."""
+    for student, teacher in following.items():
+        teacher.lerp_(student, pull)
+
+
 def usable(name: str, device: torch.device) -> bool:
     """Whether this optimiser has one, and code that makes it worth while can run on the device."""
     return name in ONE_PASS and ready(device.type)
+
+
+@contextmanager
+def recording(optimizer: torch.optim.Optimizer) -> Iterator[object]:
+    """Around the capture of a CUDA graph that steps; what is given must live as long as the graph."""
+    groups = [group for group in optimizer.param_groups if "capturable" in group]  # PyTorch's AdamW
+    for group in groups:
+        group["capturable"] = True
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    try:
+        with sending(len(parameters), parameters[0].device) as kept:
+            yield kept
+    finally:
+        for group in groups:
+            group["capturable"] = False  # else it warns of every step that is not recorded

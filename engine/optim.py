@@ -1,4 +1,8 @@
-"""Optimisers as the papers set them: which parameters decay, what the rate is, how gradients are clipped."""
+"""Optimisers as the papers set them: which parameters decay, what the rate is, how gradients are clipped.
+
+What changes from step to step is filled into tensors before a step and read from them in it, so that a step recorded as
+a CUDA graph reads what is true when it is launched.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import MissingBackend
-from .one_pass import ONE_PASS, OnePass, usable
+from .one_pass import ONE_PASS, OnePass, follow, usable
 from .schedule import cosine_inclusive
 from .settings import Optim
 
@@ -23,7 +27,7 @@ class LARS(torch.optim.Optimizer):
     is 1 where either norm is 0.
     """
 
-    def __init__(self, params: Any, lr: float | Tensor, weight_decay: float, momentum: float, trust: float):
+    def __init__(self, params: Any, lr: float | Tensor, weight_decay: float | Tensor, momentum: float, trust: float):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
@@ -86,6 +90,11 @@ def chosen(settings: Optim, device: torch.device) -> str:
     return settings.backend
 
 
+def decays_in_tensors(settings: Optim, device: torch.device) -> bool:
+    """Whether the optimiser reads its weight decay from the device; PyTorch's own and NVIDIA's take a number."""
+    return chosen(settings, device) == "one_pass" or settings.name == "lars"
+
+
 def nvidias() -> Any:
     """NVIDIA's FusedAdam, whose step is AdamW's."""
     try:
@@ -98,13 +107,13 @@ def nvidias() -> Any:
 
 def group_of(settings: Optim, decays: bool, above: int, lr: float, device: torch.device) -> dict[str, Any]:
     """Parameters that share a rate and a decay, none so far."""
-    factor = settings.layer_decay**above
+    factor, decay = settings.layer_decay**above, settings.weight_decay if decays else 0.0
     return {
         "params": [],
         "lr": torch.tensor(lr * factor, device=device),
         "rate_factor": factor,
         "decays": decays,
-        "weight_decay": settings.weight_decay if decays else 0.0,
+        "weight_decay": torch.tensor(decay, device=device) if decays_in_tensors(settings, device) else decay,
     }
 
 
@@ -133,7 +142,12 @@ def set_decay(optimizer: torch.optim.Optimizer, settings: Optim, position: float
         return
     decay = cosine_inclusive(position, planned, 0, settings.weight_decay, settings.final_weight_decay)
     for group in optimizer.param_groups:
-        group["weight_decay"] = decay if group["decays"] else 0.0
+        if not group["decays"]:
+            continue
+        if isinstance(group["weight_decay"], Tensor):
+            group["weight_decay"].fill_(decay)
+        else:
+            group["weight_decay"] = decay
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -156,7 +170,7 @@ def step(
     optimizer: torch.optim.Optimizer,
     settings: Optim,
     following: Mapping[Tensor, Tensor] = MappingProxyType({}),
-    pull: float = 0.0,
+    pull: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Clip, move the weights, and let teachers follow: `following` leads from a weight to its teacher's.
 
@@ -181,17 +195,10 @@ def apart(
     grads: list[Tensor],
     factors: Tensor | None,
     following: Mapping[Tensor, Tensor],
-    pull: float,
+    pull: Tensor | float,
 ) -> None:
     """The same in three passes."""
     if factors is not None:
         torch._foreach_mul_(grads, list(factors.unbind()))
     optimizer.step()
     follow(following, pull)
-
-
-@torch.no_grad()
-def follow(following: Mapping[Tensor, Tensor], pull: float) -> None:
-    """teacher += pull * (weight - teacher): where the two are equal they stay equal, bit for bit."""
-    if following:
-        torch._foreach_lerp_([*following.values()], [*following], pull)

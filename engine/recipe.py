@@ -23,6 +23,7 @@ WITHOUT_INFLUENCE = {  # no weight depends on them, so they may change while a r
     "name",
     "data.workers",
     "data.fractal_cache",
+    "run.cuda_graph",
     "run.log_every",
     "run.checkpoint_every",
     "run.keep_checkpoints",

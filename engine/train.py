@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from . import checkpoint, distributed, methods, optim
+from . import checkpoint, distributed, graph, methods, optim
 from .allocator import keep_freed_pages
 from .data.bad_files import BadFiles
 from .data.balanced import order_of
@@ -30,6 +29,7 @@ from .recipe import Recipe
 from .report import Reporter, log_file
 from .run_folder import RunFolder, choose
 from .signals import Signals
+from .step import dial, update
 from .validation import validate
 from .vit import blocks_of
 from .vocabulary import Batch, Losses
@@ -55,8 +55,12 @@ class Trainer:
         if recipe.run.compile:  # block by block and before wrapping, so that no graph breaks at a bucket
             for block in blocks_of(self.method):
                 block.compile()
-        self.model = distributed.parallel(self.method, device)
         self.skipped = torch.zeros((), device=device)  # steps whose gradient was not finite
+        self.pull = torch.zeros((), device=device)  # how far teachers go with the step under way
+        stream = graph.stream_for(recipe, device)
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            self.model = distributed.parallel(self.method, device)
+        self.recorder = graph.recorder(self, stream) if stream else None
 
     def loader(self) -> Loader:
         data, run = self.recipe.data, self.recipe.run
@@ -76,6 +80,7 @@ class Trainer:
             device=self.device,
             max_bad=data.max_bad,
             loader=data.loader,
+            hardware_decoding=data.hardware_decoding,
             bad=self.bad,
         )
 
@@ -119,24 +124,11 @@ def in_steps(recipe: Recipe, source: Source) -> Order:
 
 def train_step(trainer: Trainer, batches: list[Batch]) -> Losses:
     """One update from the micro-batches of one step; returns the mean of what they lost."""
-    pace, settings = trainer.pace, trainer.recipe.optim
-    optim.set_rate(trainer.optimizer, pace.rate(settings, trainer.lr))
-    optim.set_decay(trainer.optimizer, settings, pace.position, pace.planned)
-    trainer.method.before_step(pace.moment)
-    seen = []
-    for index, batch in enumerate(batches):
-        with trainer.unsynchronised(index + 1 < len(batches)):
-            with trainer.precision():
-                losses = trainer.model(batch)
-            (losses.total / len(batches)).backward()
-        seen.append(losses)
-    trainer.method.after_backward()
-    pace.step += 1
-    coming = pace.moment
-    norm, skipped = optim.step(trainer.optimizer, settings, trainer.teachers, trainer.method.pull(coming))
-    trainer.skipped += skipped
+    coming = dial(trainer)
+    losses = trainer.recorder(batches) if trainer.recorder else update(trainer, batches)
+    trainer.pace.step += 1
     trainer.method.after_step(coming)
-    return average(seen, norm)
+    return losses
 
 
 def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Signals) -> None:
@@ -172,6 +164,7 @@ def train(trainer: Trainer, folder: RunFolder, reporter: Reporter, signals: Sign
 def run(recipe: Recipe, out: Path | None = None, resume: str = "auto") -> Path:
     """Train a recipe to the end of its budget, evaluate and export the encoder; returns the run folder."""
     device = pick_device(recipe.run.device)
+    graph.refuse(recipe, device)
     if device.type == "cpu":
         keep_freed_pages()
     with Signals() as signals:
@@ -278,16 +271,6 @@ def refuse_divergence(trainer: Trainer, folder: RunFolder, losses: Losses, batch
     good = checkpoint.newest(folder.checkpoints)
     cause = explain(trainer.method, batch)
     raise Diverged(f"step {trainer.pace.step}: the loss is not finite; {cause}; last good checkpoint: {good or 'none'}")
-
-
-def average(seen: list[Losses], norm: Tensor) -> Losses:
-    """The mean of each term and metric over micro-batches, and the norm of their gradient."""
-
-    def mean(part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.stack([values[name].detach() for values in part]).mean() for name in part[0]}
-
-    metrics = {**mean([losses.metrics for losses in seen]), "gradient_norm": norm}
-    return Losses(mean([losses.terms for losses in seen]), metrics)
 
 
 def shared_seconds(trainer: Trainer, seconds: float) -> float:

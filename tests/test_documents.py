@@ -60,7 +60,11 @@ def test_engine_commands_in_documents_exist(document):
     for line in "\n".join(blocks(document.read_text(), "bash")).splitlines():
         for verb, rest in re.findall(r"(?:^|&& |engine_ |\d )engine ([a-z-]+)([^#&]*)", line):
             assert verb in group.commands, line
-            known = {option for parameter in group.commands[verb].params for option in parameter.opts}
+            command = group.commands[verb]
+            if hasattr(command, "commands"):
+                assert rest.split()[0].split("|")[0] in command.commands, line
+                command = command.commands[rest.split()[0].split("|")[0]]
+            known = {option for parameter in command.params for option in parameter.opts}
             assert set(re.findall(r"--[a-z-]+", rest)) <= known | {"--debug", "--help"}, line
             for word in rest.split():
                 if re.fullmatch(r"\w+\.\w+=\S+", word):

@@ -1,15 +1,18 @@
-"""Two ways to make the views of MoCo v3: colours on the device, as the loader does, and all in the worker by Pillow."""
+"""Ways to make the views of MoCo v3: colours on the device, by each of the loader's hands, or all of it by Pillow."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from vitkiln.engine.data import dali, torchvision_decode
 from vitkiln.engine.data.crops import Cutter, Task, cut
 from vitkiln.engine.data.draw import colours, crop_box, uniforms
+from vitkiln.engine.data.hands import hand
 from vitkiln.engine.data.source import Source, open_source
 from vitkiln.engine.settings import Data
 from vitkiln.engine.vocabulary import View
@@ -18,6 +21,7 @@ from vitkiln.kernels.augment_views import columns
 VIEWS = (View(blur=1.0), View(blur=0.1, solarize=0.2))
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 Ids = NDArray[np.int64]
+CPU = torch.device("cpu")
 
 
 def opened(folder: Path) -> Source:
@@ -85,4 +89,26 @@ def coloured(image: Image.Image, row: NDArray[np.float32]) -> Image.Image:
     return ImageOps.mirror(image) if row[columns.FLIP] else image
 
 
+def carried(name: str) -> Callable[[Source], Callable[[int, Ids], object]]:
+    """Decoded and cut by a hand of the loader, in this process and its threads."""
+
+    def make(source: Source) -> Callable[[int, Ids], object]:
+        chosen = hand(name, source, VIEWS, 0)
+
+        def work(epoch: int, ids: Ids) -> None:
+            tasks = [Task(epoch, ids[start : start + chosen.at_once]) for start in range(0, len(ids), chosen.at_once)]
+            stream = chosen.carry(iter(tasks), 0, CPU)
+            for _ in tasks:
+                next(stream)
+            stream.close()
+
+        return work
+
+    return make
+
+
 PIPELINES = {"decode and cut": decode_and_cut, "all by Pillow": all_by_pillow}
+if dali.trouble(CPU) is None:
+    PIPELINES["DALI on the CPU: decode and cut"] = carried("dali")
+if torchvision_decode.trouble() is None:
+    PIPELINES["torchvision: decode and cut"] = carried("torchvision")

@@ -37,6 +37,7 @@ PARTS = {  # in this order, each with its share of the time; what one leaves goe
     "augment_views": 15,
     "crop_views": 25,
     "rand_augment": 10,
+    "end_to_end": 200,
     "ablation": 60,
     "batches": 45,
     "graph": 30,

@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vitkiln.engine.cuda_tape import CudaTape
+from vitkiln.engine.recorder import Recorder
 from vitkiln.engine.settings import Encoder
+from vitkiln.engine.vocabulary import Batch, Losses
 
 from .step import TINY, Step, settings_of, work
 from .work import Place, Work
-
-RATE = 1e-4
 
 
 def works(place: Place) -> Iterator[Work]:
@@ -24,47 +25,27 @@ def works(place: Place) -> Iterator[Work]:
     def step() -> Step:
         return Step(place, settings_of(place), encoder, ExitStack, compiled=False)
 
-    providers = {"launched": step, "CUDA graph": lambda: Recorded(place, step())}
+    providers = {"launched": step, "CUDA graph": lambda: Recorded(step())}
     for batch in (32, 64, 128)[: place.size(3, 1)]:
         yield replace(work(place, encoder, place.size(batch, 4)), name="dilemma graph", providers=providers)
 
 
 class Recorded:
-    """Records the step that it is given at its first call and replays it from then on; a CPU takes it as it is.
+    """The step that it is given, taken as a run with `run.cuda_graph` takes it; a CPU takes it as it is.
 
-    The momentum of the moving average and the step that is drawn for are constants of the graph: this measures, and
-    does not train as a run does.
+    The first calls, which are not timed, are steps as they are written and the recording.
     """
 
-    def __init__(self, place: Place, step: Step):
-        self.place, self.step = place, step
-        self.views: tuple[Tensor, ...] = ()
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.loss = torch.zeros(())
-        self.rate = torch.zeros((), device=place.device)
+    def __init__(self, step: Step):
+        self.step, self.take = step, self.update
+        device = step.place.device
+        if device.type == "cuda":
+            tape = CudaTape(step.optimizer, torch.cuda.Stream(device))
+            self.take = Recorder(self.update, step.method, tape)
 
     def __call__(self, *views: Tensor) -> Tensor:
-        self.views = self.views or tuple(map(torch.empty_like, views))
-        for mine, view in zip(self.views, views, strict=True):
-            mine.copy_(view)
-        if self.place.device.type != "cuda":
-            return self.step(*self.views)
-        self.graph = self.graph or self.record()
-        self.graph.replay()
-        return self.loss.clone()
+        ids = torch.arange(len(views[0]), device=views[0].device)
+        return self.take([Batch(views, ids, self.step.seed)]).total
 
-    def record(self) -> torch.cuda.CUDAGraph:
-        """After steps on another stream, at a rate of zero, so that the first that counts is the first of all."""
-        for group in self.step.optimizer.param_groups:
-            group.update(capturable=True, lr=self.rate)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.step(*self.views)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.loss = self.step(*self.views)
-        self.rate.fill_(RATE)
-        return graph
+    def update(self, batches: list[Batch]) -> Losses:
+        return Losses({"loss": self.step(*batches[0].views)})

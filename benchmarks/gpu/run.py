@@ -38,7 +38,7 @@ def run(suite: str, work: Work, place: Place, limits: tuple[float, float] | None
         try:
             sets = sets or rotating(work, place)
             expected = compare_and_time(work, provider, sets, expected, place, line)
-            line["roofline"] = record.roofline(work.moved, work.flops, line["median"], limits)
+            line["roofline"] = record.roofline(work.moved, line["flops"], line["median"], limits)
         except Exception as error:  # whatever it is, the other providers shall be measured
             line["error"] = f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}"[:300]
         say(line)
@@ -66,6 +66,8 @@ def compare_and_time(
         **(TINY_PATIENCE if place.tiny else {"fewest": work.fewest}),
     )
     line.update(figures(timing, work), **state(place, before))
+    if hasattr(function, "figures"):  # what only the provider knows
+        line.update(function.figures(timing.median))
     return expected
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitkiln.engine import methods, optim
 from vitkiln.engine.settings import Encoder, Optim, dilemma
 from vitkiln.engine.settings.sections import kept
-from vitkiln.engine.vocabulary import Batch, Moment
+from vitkiln.engine.vocabulary import Batch
 from vitkiln.kernels import use
 
 from .work import Place, Provider, Work
@@ -90,6 +90,7 @@ class Step:
         self.place, self.forced = place, forced
         self.method = methods.find("dilemma")(settings, encoder).to(place.device)
         self.optimizer = optim.build(Optim(), self.method, 1e-4, place.device)
+        self.teachers, self.pull = self.method.teachers(), torch.tensor(0.005, device=place.device)
         self.seed = torch.tensor([0, 1], device=place.device)
         if compiled:
             for vit in (self.method.backbone(), self.method.base.teacher[0]):
@@ -102,9 +103,7 @@ class Step:
             with torch.autocast(self.place.device.type, torch.bfloat16, enabled=not self.place.tiny):
                 loss = self.method(batch).total
             loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.method.after_step(Moment(0, 0.0, 0.5))
+            optim.step(self.optimizer, Optim(), self.teachers, self.pull)
         return loss.detach()
 
 

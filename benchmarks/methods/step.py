@@ -19,9 +19,10 @@ from rich.table import Table
 
 from vitkiln.engine import measure, methods, optim
 from vitkiln.engine.settings import Encoder, Optim, dilemma, mocov3
-from vitkiln.engine.vocabulary import Batch, Moment
+from vitkiln.engine.vocabulary import Batch
 
 CPU = torch.device("cpu")
+PULL = torch.tensor(0.005)  # 1 - momentum of the teacher
 RECORDS = Path(__file__).parents[1] / "records" / "dilemma_step.jsonl"
 SETTINGS = {"mocov3": mocov3.Settings(), "dilemma": dilemma.Settings(keep=0.25)}
 ENCODER = Encoder(name="vit_small", freeze_patch_embed=True)
@@ -33,7 +34,7 @@ class Step:
     def __init__(self, name: str, batch_size: int):
         torch.manual_seed(0)
         self.method = methods.find(name)(SETTINGS[name], ENCODER)
-        self.optimizer = optim.build(Optim(), self.method, 1e-4, CPU)
+        self.optimizer, self.teachers = optim.build(Optim(), self.method, 1e-4, CPU), self.method.teachers()
         size = ENCODER.image_size
         views = [torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8) for _ in range(2)]
         self.batch = Batch(tuple(views), torch.arange(batch_size), torch.tensor([0, 1]))
@@ -41,9 +42,7 @@ class Step:
     def __call__(self) -> float:
         began = time.perf_counter()
         self.method(self.batch).total.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(Moment(0, 0.0, 0.5))
+        optim.step(self.optimizer, Optim(), self.teachers, PULL)
         return time.perf_counter() - began
 
 

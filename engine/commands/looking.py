@@ -58,7 +58,9 @@ def copy(
 
 
 def check_data(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, as data.root takes it.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of images or of shards, as data.root takes it.")
+    ],
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
     json: Json = False,
 ) -> None:
@@ -83,9 +85,11 @@ def check_data(
         )
         for path, reason in (pair for report in reports for pair in report.bad):
             typer.echo(f"{path}: {reason}")
-    bad = sum(len(report.bad) for report in reports)
+    images = sum(report.images for report in reports)
+    bad, unusable = sum(len(report.bad) for report in reports), images - sum(report.readable for report in reports)
     if bad:
-        raise DataError(f"{root}: {bad} of {sum(report.images for report in reports)} images cannot be used")
+        shards = f"; broken shards: {bad - unusable}" if bad > unusable else ""
+        raise DataError(f"{root}: {unusable} of {images} images cannot be used{shards}")
 
 
 def doctor(json: Json = False) -> None:

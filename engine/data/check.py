@@ -1,10 +1,11 @@
-"""Read a folder of images from end to end before a run does, and tell what is there."""
+"""Read a folder of images or of shards from end to end before a run does, and tell what is there."""
 
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from .decode import opened, reason, rgb
 from .folder import FolderSource, open_folder
-from .source import BadImage
+from .shards import ShardSource, open_shards
+from .source import BadImage, kind_of
 from .workers import AT_ONCE, Stream
 
 
@@ -52,7 +54,7 @@ class Report:
 class Look:
     """Indices -> Looked."""
 
-    def __init__(self, source: FolderSource):
+    def __init__(self, source: FolderSource | ShardSource):
         self.source = source
 
     def __call__(self, indices: NDArray[np.int64]) -> Looked:
@@ -76,13 +78,15 @@ class Look:
 def check_folder(root: str | os.PathLike[str], workers: int) -> tuple[Report, ...]:
     """Decode every image of a folder: one report for the training images, one for the others where there are any.
 
+    Shards that are cut short or are none are `bad` beside the images that are.
     DataError where the folder or its images are missing, or a worker dies.
     """
-    splits = (open_folder(str(root), None, "train"), open_folder(str(root), None, "val"))
+    door = open_shards if kind_of(Path(root)) == "shards" else open_folder
+    splits = (door(str(root), None, "train"), door(str(root), None, "val"))
     return tuple(_check(source, workers) for source in splits if source is not None)
 
 
-def _check(source: FolderSource, workers: int) -> Report:
+def _check(source: FolderSource | ShardSource, workers: int) -> Report:
     started = time.perf_counter()
     looked = list(_look(source, workers))
     sizes = np.array([size for part in looked for size in part.sizes] or [(0, 0)])
@@ -96,11 +100,11 @@ def _check(source: FolderSource, workers: int) -> Report:
         modes=dict(Counter(mode for part in looked for mode in part.modes).most_common()),
         file_bytes=sum(part.file_bytes for part in looked),
         seconds=time.perf_counter() - started,
-        bad=tuple(pair for part in looked for pair in part.bad),
+        bad=(*source.problems, *(pair for part in looked for pair in part.bad)),
     )
 
 
-def _look(source: FolderSource, workers: int) -> Iterator[Looked]:
+def _look(source: FolderSource | ShardSource, workers: int) -> Iterator[Looked]:
     tasks = np.array_split(np.arange(len(source)), -(-len(source) // AT_ONCE))
     results: Stream[Looked] = Stream(Look(source), tasks, workers)
     try:

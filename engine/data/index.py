@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,7 @@ def build(root: str, folders: list[Folder]) -> Index:
 
 
 def save(index: Index, folders: list[Folder], cache: Path) -> None:
-    """Write beside the name and rename, so that a reader never sees half of it; a cache is never worth an error."""
+    """For the next run."""
     arrays = {
         "version": np.array(VERSION),
         "folders": _packed(folder.path for folder in folders),
@@ -129,6 +130,11 @@ def save(index: Index, folders: list[Folder], cache: Path) -> None:
         "labels": index.labels,
         "classes": _packed(map(os.fsencode, index.classes or ())),
     }
+    keep(arrays, cache)
+
+
+def keep(arrays: dict[str, NDArray[Any]], cache: Path) -> None:
+    """Write beside the name and rename, so that a reader never sees half of it; a cache is never worth an error."""
     temporary = None
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ class Loader:
         self.views = views
         self.source, self.hand = source, hand(loader, source, views, seed, hardware_decoding)
         self.step, self.workers, self.device, self.max_bad = step, workers, device, max_bad
-        self.stages = Stages(isinstance(source, Files), workers)
+        self.stages = Stages(isinstance(source, Files), workers, loader)
         self.bad = BadFiles() if bad is None else bad
         self.streams: list[Carried] = []
         self.problems = dict(getattr(source, "problems", ()))  # of what is no image itself

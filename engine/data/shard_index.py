@@ -6,21 +6,22 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .index import SETTLED_NS, cache_file
+from .index import SETTLED_NS, cache_file, keep
 from .samples import CHANGED, Ints, Shard, listed
 
 VERSION = 1
-SEVERAL = 8  # shards to list from which on more processes are faster
+AT_ONCE = 8  # shards that a process lists
 log = logging.getLogger("vitkiln")
 
 
@@ -85,14 +86,21 @@ def state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def list_all(paths: list[str]) -> Iterable[Shard]:
-    """The shards in their order; in several processes where that pays."""
+def list_all(paths: list[str]) -> Iterator[Shard]:
+    """The shards in their order, many at a time: each header must be waited for before the next is known."""
+    groups = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(paths) < SEVERAL or cores == 1:
-        return map(listed, paths)
+    if min(cores, len(groups)) < 2:
+        return chain.from_iterable(map(listed_together, groups))
     from .workers import Stream
 
-    return Stream[Shard](listed, paths, min(cores, len(paths) // 2))
+    return chain.from_iterable(Stream[list[Shard]](listed_together, groups, min(cores, len(groups))))
+
+
+def listed_together(paths: list[str]) -> list[Shard]:
+    """Some shards."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(listed, paths))
 
 
 def joined(root: str, shards: dict[str, Shard]) -> ShardIndex:
@@ -142,18 +150,3 @@ def load(cache: Path) -> dict[str, Shard]:
         found[name] = Shard((size, mtime), offsets, sizes, labels, lengths, names, doubled, problem)
         first, letter = first + count, letter + len(names)
     return found
-
-
-def keep(arrays: dict[str, NDArray[Any]], cache: Path) -> None:
-    """Write beside the name and rename, so that a reader never sees half of it; a cache is never worth an error."""
-    temporary = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(cache)
-    except OSError as error:
-        log.info("%s: the list of images is not kept there, %s", cache, error.strerror)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

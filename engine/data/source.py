@@ -72,7 +72,7 @@ def open_source(data: Data, seed: int, split: Split = "train") -> Source | None:
 
 
 def kind_of(root: Path) -> Literal["folder", "shards"]:
-    """What data.source a folder is: shards where there are tar files in it or in its train."""
+    """What data.source a folder is: shards where there are tar files in its train, or in itself if it has none."""
     root = root.expanduser()
-    places = (root, root / "train")
-    return "shards" if any(next(place.glob("*.tar"), None) for place in places) else "folder"
+    place = root / "train" if (root / "train").is_dir() else root
+    return "shards" if next(place.glob("*.tar"), None) else "folder"

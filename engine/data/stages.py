@@ -16,6 +16,7 @@ class Stages:
 
     files: bool  # images are decoded and not drawn
     workers: int
+    loader: str = "pillow"
     images: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class Stages:
         smaller = "files cut down before (engine shards build --short-side 256)"
         return {
             "read": f"a faster disk, or shards (engine shards build), or {more}",
-            "decode": f"{more}, {smaller}, or data.loader=dali on a GPU",
+            "decode": f"{more}, {smaller}" + (", or data.loader=dali on a GPU" if self.loader != "dali" else ""),
             "draw": f"{more}, or a smaller data.fractal_size",
             "cut": f"{more}, or {smaller}",
             "copy": "fewer or smaller views, or a larger run.accumulate",

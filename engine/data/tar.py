@@ -71,7 +71,7 @@ def members(archive: Bytes) -> Iterator[Member]:
         elif kind in (PAX, PAX_SUN):
             told = records(archive.text(start, size), start)
         elif kind not in (LONG_LINK, PAX_GLOBAL):
-            size = number(told[b"size"], start, 10) if b"size" in told else size
+            size = number(told[b"size"], place, 10) if b"size" in told else size
             if start + size > archive.length:
                 raise cut(start + size - archive.length)
             if kind in FILE and not any(key.startswith(b"GNU.sparse") for key in told):
@@ -120,7 +120,7 @@ def records(text: bytes, start: int) -> dict[bytes, bytes]:
         digits = text[place : place + 20].partition(b" ")[0]
         end = place + int(digits) if digits.isdigit() else 0
         key, equals, value = text[place + len(digits) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(text):
+        if not equals or not place < end <= len(text):
             raise Broken(f"byte {start + place}: what is there is no part of a tar file")
         found[key] = value
         place = end

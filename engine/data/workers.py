@@ -16,6 +16,7 @@ from ..errors import DataError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 SHARED_MEMORY = "shared memory", "</torch_"  # in PyTorch's errors about it
+GONE = ConnectionError, FileNotFoundError, EOFError  # whose images were still to be fetched
 AHEAD = 2  # tasks that each worker has before it
 AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
 
@@ -53,15 +54,18 @@ class Stream(Iterator[Result]):
                 generator=torch.Generator(),  # else a number would be drawn from the run's own
             )
             self.results = iter(loader)
+        self.workers = workers
         self.end = weakref.finalize(self, shut_down, self.results)
 
     def __next__(self) -> Result:
         try:
             return next(self.results)
-        except RuntimeError as error:
+        except (RuntimeError, *GONE) as error:
             self.close()
-            reason = str(error).strip()
-            if not reason.startswith("DataLoader worker (pid") and not any(word in reason for word in SHARED_MEMORY):
+            reason = str(error).strip() or type(error).__name__
+            died = reason.startswith("DataLoader worker (pid") or any(word in reason for word in SHARED_MEMORY)
+            gone = self.workers and isinstance(error, GONE) and not reason.startswith("Caught ")
+            if not died and not gone:
                 raise
             raise DataError(
                 f"A process that reads images died ({reason.splitlines()[-1]}). Either memory ran out, shared memory "

@@ -113,7 +113,7 @@ class DINO(Base):
         warm = min(1.0, now.epoch / s.warmup_teacher_epochs) if s.warmup_teacher_epochs else 1.0
         rise = s.teacher_temperature - s.warmup_teacher_temperature
         self.teacher_temperature.fill_(s.warmup_teacher_temperature + warm * rise)
-        self.momentum = cosine_inclusive(now.progress, 1.0, 0.0, s.momentum, 1.0)
+        self.now = now
         self.frozen = now.epoch < s.freeze_last_layer
         self.said: list[Tensor] = []  # the teacher's mean features [d], of each micro-batch
 
@@ -127,6 +127,11 @@ class DINO(Base):
     def teachers(self) -> dict[Tensor, Tensor]:
         student = [*self.encoder.parameters(), *self.head.parameters()]
         return dict(zip(student, [*self.teacher.parameters(), *self.teacher_head.parameters()], strict=True))
+
+    @property
+    def momentum(self) -> float:
+        """The teacher's, in the step under way."""
+        return cosine_inclusive(self.now.progress, 1.0, 0.0, self.settings.momentum, 1.0)
 
     def pull(self, coming: Moment) -> float:
         return 1 - self.momentum

@@ -42,10 +42,15 @@ class Method(nn.Module):
         return self.backbone()
 
     def before_step(self, now: Moment) -> None:
-        """Comes before the forward pass of every step: temperatures and momenta that change with time."""
+        """Comes before the forward pass of every step: temperatures and momenta that change with time.
+
+        What a step reads of them lies in tensors (buffers), filled here. With `run.cuda_graph` the forward pass and
+        `after_backward` are code that runs only when a step is recorded: a number or flag of the method that changes
+        makes the step be recorded anew, so that flags may change now and then, numbers not.
+        """
 
     def after_backward(self) -> None:
-        """Gradients are complete, weights have not moved."""
+        """Gradients are complete, weights have not moved. Part of the step, as `forward` is."""
 
     def teachers(self) -> dict[Tensor, Tensor]:
         """From each weight to the one that follows it as its moving average; none unless there is a teacher."""
@@ -56,7 +61,7 @@ class Method(nn.Module):
         return 0.0
 
     def after_step(self, coming: Moment) -> None:
-        """Follows an update; `coming` is the moment of the step to come."""
+        """Follows an update, on the host; `coming` is the moment of the step to come."""
 
     def classifies(self) -> bool:
         """Whether `predict` tells classes."""

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._shared.specimen import Specimen
+from .table import sent
 
 BLOCK, WARPS = 1024, 4
 COLUMNS = 10  # of the table, as in table.py
@@ -173,7 +174,7 @@ def adamw(table: Tensor, hyper: Tensor) -> None:
     """One launch for the tensors of a table that lies on the host."""
     owner, _ = layout(tuple(table[:, 7].tolist()), hyper.device)
     with torch.cuda.device_of(hyper):
-        rows = table.to(hyper.device, non_blocking=True)
+        rows = sent(table, hyper.device, owner)
         adamw_kernel[(len(owner),)](rows, owner, hyper, **kinds(table), num_warps=WARPS, enable_fp_fusion=False)
 
 
@@ -183,7 +184,7 @@ def lars(table: Tensor, hyper: Tensor) -> None:
     parts, ratio = hyper.new_empty(len(owner), 2), hyper.new_empty(len(table))
     sizes = {"BLOCK": BLOCK, "COLUMNS": COLUMNS, "num_warps": WARPS, "enable_fp_fusion": False}
     with torch.cuda.device_of(hyper):
-        rows = table.to(hyper.device, non_blocking=True)
+        rows = sent(table, hyper.device, owner, begin)
         squares_kernel[(len(owner),)](rows, owner, hyper, parts, **sizes)
         ratio_kernel[(len(table),)](rows, begin, hyper, parts, ratio, COLUMNS=COLUMNS, PARTS=PER_TENSOR, num_warps=2)
         lars_kernel[(len(owner),)](rows, owner, hyper, ratio, **kinds(table), num_warps=WARPS, enable_fp_fusion=False)

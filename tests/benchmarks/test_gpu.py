@@ -66,6 +66,12 @@ def test_every_measurement_is_set_up_and_every_provider_agrees(dry_run):
         "dilemma step",
         "dilemma ablation",
         "dilemma graph",
+        "dilemma end to end",
+        "mae end to end",
+        "fractal end to end",
+        "augment_views",
+        "crop_views bilinear",
+        "rand_augment",
         "decode",
     ],
 )

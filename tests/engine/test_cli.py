@@ -1,5 +1,6 @@
 """The command: what it answers, where it says it, and with which exit code."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -40,6 +41,21 @@ SURFACE = {  # agreed with everybody who types it: change it with the documentat
         "--limit",
         "--json",
     ],
+    "bench": [
+        "RECIPE",
+        "KEY.SUB=VALUE",
+        "--short",
+        "--parts",
+        "--batch",
+        "--compare",
+        "--find-batch",
+        "--seconds",
+        "--steps",
+        "--record",
+        "--trace",
+        "--json",
+    ],
+    "shards": [],
     "embed": [
         "CHECKPOINT",
         "OUT",
@@ -128,8 +144,8 @@ def test_version(engine):
         (["rnu", "dilemma"], "no such command rnu; did you mean run?"),
         (
             ["zzz"],
-            "no such command zzz; there are run, validate, eval, embed, export, doctor, list, show, copy, check-data, "
-            "fractal",
+            "no such command zzz; there are run, validate, bench, eval, embed, export, doctor, list, show, copy, "
+            "check-data, fractal, shards",
         ),
         (["run"], "Missing argument 'RECIPE'; see `engine run --help`"),
         (["run", "dilemma", "--shrot"], "no such option --shrot; did you mean --short?"),
@@ -262,6 +278,10 @@ def test_lists_are_complete(engine):
 
 
 def test_listed_parameters_are_those_of_the_encoder(engine):
+    spec = importlib.util.spec_from_file_location("with_timm", Path(__file__).with_name("with_timm.py"))
+    shim = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(shim)
+    shim.vision_transformer()  # or skip: Swin is timm's
     for row in json.loads(engine("list", "models", "--json")[1]):
         with torch.device("meta"):
             encoder = build(Encoder(name=row["model"]))

@@ -113,3 +113,52 @@ def test_what_is_installed_and_not_chosen_is_explained(packages, file, told):
     row = doctor.attention(None, {row.what: row for row in doctor.flash_attention()})
     assert row.found == "PyTorch"
     assert told in row.note
+
+
+class Torch:
+    """What the doctor asks of PyTorch, on a machine with GPUs or without."""
+
+    def __init__(self, gpus):
+        self.cuda = self
+        self.is_available = lambda: gpus
+
+
+def rows_of(dali, torchvision="absent"):
+    found = {"ok": "2.4.0", "absent": "not installed"}
+    states = {"DALI": dali, "torchvision": torchvision}
+    return {name: doctor.Row(name, state, found[state]) for name, state in states.items()}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dali", "torchvision", "chosen", "why"),
+    [
+        (
+            True,
+            "ok",
+            "ok",
+            "dali",
+            "data.loader=auto: DALI decodes on the GPU; when asked for: data.loader=torchvision",
+        ),
+        (True, "absent", "absent", "pillow", "data.loader=auto: DALI: not installed"),
+        (False, "ok", "absent", "pillow", "data.loader=auto: there is no GPU; when asked for: data.loader=dali"),
+        (False, "absent", "absent", "pillow", "data.loader=auto: there is no GPU"),
+    ],
+)
+def test_the_loader_that_auto_takes_is_told_with_the_reason(gpus, dali, torchvision, chosen, why):
+    row = doctor.loader(Torch(gpus), rows_of(dali, torchvision))
+    assert (row.found, row.note) == (chosen, why)
+
+
+def test_a_dali_that_cannot_decode_is_told_with_its_complaint():
+    row = doctor.dali(doctor.started("raise SystemExit('DALI does not work here: no driver')"))
+    assert (row.state, row.note) == ("absent", "DALI does not work here: no driver")
+
+
+def test_a_dali_that_is_not_there_is_told_how_to_get():
+    assert "pip install 'vitkiln[dali]'" in doctor.dali(None).note
+
+
+@pytest.mark.skipif(not doctor.has_dali(), reason="DALI is not installed")
+def test_a_dali_that_decodes_is_told_with_its_version():
+    row = doctor.dali(doctor.started(doctor.DECODE))
+    assert (row.state, row.note) == ("ok", "decodes; see loader below")

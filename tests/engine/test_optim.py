@@ -1,8 +1,10 @@
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from vitkiln.engine import optim
+from vitkiln.engine import checkpoint, optim
 from vitkiln.engine.errors import MissingBackend
 from vitkiln.engine.settings import Optim
 
@@ -204,7 +206,7 @@ def test_weight_decay_follows_a_cosine_and_leaves_vectors_alone():
     seen = []
     for position in (0, 50, 100):
         optim.set_decay(optimizer, settings, position, 100)
-        seen.append([group["weight_decay"] for group in optimizer.param_groups])
+        seen.append([float(group["weight_decay"]) for group in optimizer.param_groups])
     assert seen == [[pytest.approx(decay), 0.0] for decay in (0.04, 0.22, 0.4)]
 
 
@@ -223,3 +225,28 @@ def test_sgd_equals_pytorchs_plain_one():
         plain.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("first", "second"), [("one_pass", "torch"), ("torch", "one_pass"), ("one_pass", "one_pass")])
+def test_a_checkpoint_of_one_backend_goes_on_in_another(first, second):
+    """What follows from the step is not kept, and the tensors that hold it stay the same ones."""
+    settings = {"weight_decay": 0.04, "final_weight_decay": 0.4}
+    one, other = (Optim(backend=backend, **settings) for backend in (first, second))
+    module, again = with_gradients(model()), with_gradients(model())
+    saved, here = optim.build(one, module, 0.1, CPU), optim.build(other, again, 0.1, CPU)
+    optim.set_decay(saved, one, 50, 100)
+    optim.step(saved, one)
+    tensors, groups = checkpoint.flatten(saved)
+    before = [(group["lr"], group["weight_decay"]) for group in here.param_groups]
+    checkpoint.unflatten(here, tensors, json.loads(json.dumps(groups)))
+    for group, (rate, decay) in zip(here.param_groups, before, strict=True):
+        assert group["lr"] is rate
+        assert group["weight_decay"] is decay or second == "torch"
+    again.load_state_dict(module.state_dict())
+    for optimizer, side, of in ((saved, one, module), (here, other, again)):
+        with_gradients(of)
+        optim.set_rate(optimizer, 0.05)
+        optim.set_decay(optimizer, side, 70, 100)
+        optim.step(optimizer, side)
+    for a, b in zip(module.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vitkiln.kernels import adamw_ema_, lars_ema_, use
 from vitkiln.kernels._shared.native import native
+from vitkiln.kernels.optimizers.table import Recording
 
 SHAPES = [(37, 5), (1024,), (40_000,), (1,), (129, 257), (2, 3, 4, 5), ()]
 GROUPS = [0, 1, 0, 1, 0, 0, 1]
@@ -184,3 +185,21 @@ def test_the_kernel_moves_as_float64_does(copies, close):
         for one, other in zip(actual, expected[name], strict=True):
             close(one.cpu(), other, torch.float32)
     assert all(torch.equal(copy, exact.bfloat16()) for copy, exact in zip(lists[0], state["p"], strict=False))
+
+
+def test_tables_of_a_recording_have_places_of_their_own_and_come_when_it_ends():
+    first, second = torch.arange(30).view(3, 10), torch.arange(20).view(2, 10) + 100
+    recording = Recording(6, torch.device("cpu"))
+    places = [recording.take(rows) for rows in (first, second)]
+    assert all((place == 0).all() for place in places)
+    recording.send()
+    assert torch.equal(places[0], first)
+    assert torch.equal(places[1], second)
+    assert recording.room[5].eq(0).all()
+
+
+def test_a_recording_of_more_tensors_than_it_has_room_for_is_refused():
+    recording = Recording(2, torch.device("cpu"))
+    recording.take(torch.zeros(1, 10, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match=r"recording: tensors=2; must be at least 3 for this graph"):
+        recording.take(torch.zeros(2, 10, dtype=torch.int64))

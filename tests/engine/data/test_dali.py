@@ -1,5 +1,6 @@
 """DALI as a hand: the samples, boxes and colours of Pillow's, and whatever DALI cannot decode is no loss."""
 
+import gc
 import os
 import pickle
 import signal
@@ -69,9 +70,10 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def batches(source: Files, count: int, **settings: Any) -> list[Batch]:
     chosen = {"batch_size": 16, "seed": 0, "workers": 0, "device": CPU, "max_bad": 1.0, "loader": "dali", **settings}
     loader = Loader(source, TWO, **chosen)
-    found = list(islice(loader, count))
-    loader.close()
-    return found
+    try:
+        return list(islice(loader, count))
+    finally:
+        loader.close()
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -286,12 +288,14 @@ def threads() -> int:
 
 
 def test_closing_ends_threads_and_processes(source: Files) -> None:
+    gc.collect()  # what failing tests left behind
+    before = threads()
     loader = Loader(source, TWO, batch_size=16, seed=0, workers=2, device=CPU, max_bad=0.1, loader="dali")
     next(iter(loader))
     processes = loader.streams[0].stream.results._workers  # type: ignore[attr-defined]
-    assert threads()
+    assert threads() > before
     loader.close()
-    assert not threads()
+    assert threads() == before
     assert not any(process.is_alive() for process in processes)
 
 
@@ -300,7 +304,7 @@ def test_a_worker_that_is_killed_is_an_error_and_no_wait(source: Files) -> None:
     found = iter(loader)
     next(found)
     os.kill(loader.streams[0].stream.results._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
-    with pytest.raises((DataError, OSError, EOFError)):  # the latter where it dies before its tensors are fetched
+    with pytest.raises(DataError, match="died"):
         list(islice(found, 20))
     loader.close()
 

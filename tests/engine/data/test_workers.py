@@ -110,3 +110,15 @@ def test_a_program_that_forgets_to_close_still_ends(ending: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, check=False)
     assert done.returncode == {"pass": 0, "raise SystemExit(3)": 3, "1 / 0": 1}[ending]
+
+
+def lost(task: int) -> int:
+    raise FileNotFoundError(2, "No such file or directory", "categories.csv")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_a_task_misses_is_told_as_such(workers: int) -> None:
+    stream: Stream[int] = Stream(lost, [1], workers)
+    with pytest.raises(FileNotFoundError, match=r"categories\.csv"):
+        next(stream)
+    stream.close()
