@@ -33,7 +33,7 @@ def marked(name: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["install", "test"])
+@pytest.mark.parametrize("name", ["install", "test", "dali"])
 def test_the_two_commands_are_one_line_each(name):
     command = marked(name)
     assert command.count("\n") == 1
@@ -50,7 +50,7 @@ def test_the_first_command_installs_and_runs():
 
 def test_continuous_integration_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    assert all(f".ci/readme_command {name}" in script for name in ("install", "test"))
+    assert all(f".ci/readme_command {name}" in script for name in ("install", "test", "dali"))
     assert subprocess.run(["bash", "-n", ROOT / ".ci" / "run"]).returncode == 0
 
 

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from vitkiln.engine.data import dali, torchvision_decode
-from vitkiln.engine.data.crops import Cutter, Task, cut
+from vitkiln.engine.data.crops import Cutter, Task
 from vitkiln.engine.data.draw import colours, crop_box, uniforms
 from vitkiln.engine.data.hands import hand
+from vitkiln.engine.data.randaugment import FILTERS
 from vitkiln.engine.data.source import Source, open_source
+from vitkiln.engine.data.workers import AT_ONCE
 from vitkiln.engine.settings import Data
 from vitkiln.engine.vocabulary import View
+from vitkiln.kernels import augment_views
 from vitkiln.kernels.augment_views import columns
 
 VIEWS = (View(blur=1.0), View(blur=0.1, solarize=0.2))
@@ -55,6 +58,21 @@ def decode_and_cut(source: Source) -> Callable[[int, Ids], object]:
     return lambda epoch, ids: cutter(Task(epoch, ids))
 
 
+def all_in_cpp(source: Source) -> Callable[[int, Ids], object]:
+    """The same and the colours, by the operators' C++, in this process."""
+    cutter = Cutter(source, VIEWS, seed=0)
+
+    def work(epoch: int, ids: Ids) -> list[torch.Tensor]:
+        views: list[torch.Tensor] = []
+        for start in range(0, len(ids), AT_ONCE):
+            crops = cutter(Task(epoch, ids[start : start + AT_ONCE]))
+            rows = map(torch.from_numpy, crops.parameters)
+            views += [augment_views(*pair) for pair in zip(crops.views, rows, strict=True)]
+        return views
+
+    return work
+
+
 def all_by_pillow(source: Source) -> Callable[[int, Ids], object]:
     """The same crops and the same colours, made one by one in the worker."""
 
@@ -64,7 +82,8 @@ def all_by_pillow(source: Source) -> Callable[[int, Ids], object]:
             image = source.image(sample)
             for number, view in enumerate(VIEWS):
                 drawn = uniforms(0, epoch, number, sample)
-                crop = Image.fromarray(cut(image, crop_box(drawn, *image.size, view), view))
+                side, box = (view.size, view.size), crop_box(drawn, *image.size, view)
+                crop = image.resize(side, FILTERS[view.interpolation], box=box)
                 views.append(np.asarray(coloured(crop, colours(drawn, view))))
         return views
 
@@ -107,7 +126,7 @@ def carried(name: str) -> Callable[[Source], Callable[[int, Ids], object]]:
     return make
 
 
-PIPELINES = {"decode and cut": decode_and_cut, "all by Pillow": all_by_pillow}
+PIPELINES = {"decode and cut": decode_and_cut, "all, in C++": all_in_cpp, "all by Pillow": all_by_pillow}
 if dali.trouble(CPU) is None:
     PIPELINES["DALI on the CPU: decode and cut"] = carried("dali")
 if torchvision_decode.trouble() is None:
