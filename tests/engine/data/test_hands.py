@@ -14,6 +14,8 @@ from vitkiln.engine.errors import MissingBackend, RecipeError
 from vitkiln.engine.settings import Data
 from vitkiln.engine.vocabulary import View
 
+from .conftest import picture
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 VIEWS = (View(size=8),)
 installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
@@ -39,6 +41,14 @@ def test_auto_is_pillow_without_a_gpu(files: Source) -> None:
 
 def test_auto_is_pillow_for_pictures_that_are_drawn(drawn: Source) -> None:
     assert choice("auto", drawn, GPU) == ("pillow", "auto: pictures are drawn, not decoded")
+
+
+def test_auto_is_pillow_where_dali_would_leave_most_images_to_it(tmp_path: Path) -> None:
+    for number in range(5):
+        picture(number).save(tmp_path / f"{number}.{'jpg' if number < 2 else 'png'}")
+    source = open_source(Data(root=str(tmp_path)), 0)
+    assert source is not None
+    assert choice("auto", source, GPU)[1] == "auto: most images are no JPEGs, which is all that DALI would decode"
 
 
 @pytest.mark.skipif(installed, reason="DALI is installed")
