@@ -1,38 +1,17 @@
-// A block of a GPU cuts one crop and hands every value to a functor, which may put it into a tile for what comes next.
+// A block of a GPU cuts one crop into rows in memory, which may be a tile that is kept for what comes next.
 //
 // Weights of both axes are computed once. Rows of the result then come in order, as many at once as the lines hold: a
 // ring of resized rows of the picture, or, where columns come first, rows of the result that lack their second pass.
-// All of it lies in scratch, which is shared memory where that suffices.
+// All of it lies in scratch, which is shared memory where that suffices, and lines also beside it if a caller has room.
 #pragma once
 
 #include <cstdint>
 
-#include "crop.h"
+#include "crop_memory.h"
 
 namespace crop {
 
 constexpr int kLanes = 32;
-
-// What scratch has to hold at least for every picture of a batch: weights of one pixel on either axis, bytes of lines.
-struct Need {
-  int across = 0, down = 0;
-  int64_t lines = 0;
-
-  int64_t bytes(int size) const { return (lines + 3) / 4 * 4 + 4 * size * (int64_t{2} + across + down); }
-
-  void add(const Picture& picture, int size, Filter filter) {
-    const int x = most(picture.width, size, filter), y = most(picture.height, size, filter);
-    const bool columns = columns_first(picture.height, picture.width, size);
-    const int64_t held = columns ? 3 * picture.width : int64_t{3} * size * y;
-    across = x > across ? x : across, down = y > down ? y : down, lines = held > lines ? held : lines;
-  }
-
-  // Odd, so that the lanes of a warp find the weights of their pixels in banks of their own.
-  static int most(int side, int size, Filter filter) {
-    const int reached = static_cast<int>(reach(filter));
-    return side <= size ? 2 * reached + 1 : 2 * static_cast<int>((int64_t{reached} * side + size - 1) / size) + 1;
-  }
-};
 
 #ifdef __CUDACC__
 
@@ -81,16 +60,41 @@ __device__ __forceinline__ void mix(const uint8_t* from, int64_t step, const int
   put(0, rounded(red)), put(1, rounded(green)), put(2, rounded(blue));
 }
 
-template <typename Store>
+// Four bytes of a row of the result, or one, of the rows in a ring.
+__device__ __forceinline__ void down(const uint8_t* lines, int pitch, int held, Span span, const int32_t* tap,
+                                     unsigned* out) {
+  int32_t a = kHalf, b = a, c = a, d = a;
+  for (int k = 0, slot = span.first % held; k < span.count; ++k, slot = slot + 1 < held ? slot + 1 : 0) {
+    const unsigned four = *reinterpret_cast<const unsigned*>(lines + slot * pitch);
+    a += tap[k] * static_cast<int>(four & 255), b += tap[k] * static_cast<int>(four >> 8 & 255);
+    c += tap[k] * static_cast<int>(four >> 16 & 255), d += tap[k] * static_cast<int>(four >> 24);
+  }
+  *out = rounded(a) | rounded(b) << 8 | rounded(c) << 16 | static_cast<unsigned>(rounded(d)) << 24;
+}
+
+__device__ __forceinline__ void down(const uint8_t* lines, int pitch, int held, Span span, const int32_t* tap,
+                                     uint8_t* out) {
+  int32_t sum = kHalf;
+  for (int k = 0, slot = span.first % held; k < span.count; ++k, slot = slot + 1 < held ? slot + 1 : 0)
+    sum += tap[k] * lines[slot * pitch];
+  *out = rounded(sum);
+}
+
+template <typename Beside>
 __device__ __forceinline__ void by_rows(const Picture& picture, int size, const Table& x, const Table& y,
-                                        uint8_t* lines, int held, Store store) {
+                                        const Room<Beside>& room, const Rows& out) {
   const int pitch = 3 * size;
+  const bool words = pitch % 4 == 0 && in_words(out.first, out.pitch);  // lines begin at words
+  const uint8_t* before = nullptr;
   int ready = 0;  // rows before this one are in the ring, or no longer needed
   for (int begin = 0; begin < size;) {
     const int kept = y.spans[begin].first;
     int end = begin + 1;
-    while (end < size && y.spans[end].end() - kept <= held) ++end;
-    const int from = max(ready, kept), until = y.spans[end - 1].end();
+    while (end < size && room.holds(end + 1, int64_t{y.spans[end].end() - kept} * pitch)) ++end;
+    const int until = y.spans[end - 1].end();
+    const Lines ring = room(end, int64_t{until - kept} * pitch);
+    const int held = static_cast<int>(ring.bytes / pitch), from = ring.start == before ? max(ready, kept) : kept;
+    uint8_t* lines = ring.start;
     over(until - from, size, [&](int line, int column) {
       const Span span = x.spans[column];
       const uint8_t* pixels = picture.pixels + (from + line) * picture.row + span.first * picture.step;
@@ -98,27 +102,30 @@ __device__ __forceinline__ void by_rows(const Picture& picture, int size, const 
       mix(pixels, picture.step, x.of(column), span.count, [&](int channel, uint8_t value) { to[channel] = value; });
     });
     __syncthreads();
-    over(end - begin, pitch, [&](int line, int at) {
-      const Span span = y.spans[begin + line];
-      const int32_t* tap = y.of(begin + line);
-      int32_t sum = kHalf;
-      for (int k = 0, slot = span.first % held; k < span.count; ++k, slot = slot + 1 < held ? slot + 1 : 0)
-        sum += tap[k] * lines[slot * pitch + at];
-      store(begin + line, at / 3, at % 3, rounded(sum));
-    });
+    auto pass = [&](auto* first, int bytes) {
+      over(end - begin, pitch / bytes, [&](int line, int at) {
+        auto* to = reinterpret_cast<decltype(first)>(out.row(begin + line)) + at;
+        down(lines + bytes * at, pitch, held, y.spans[begin + line], y.of(begin + line), to);
+      });
+    };
+    if (words)
+      pass(static_cast<unsigned*>(nullptr), 4);
+    else
+      pass(static_cast<uint8_t*>(nullptr), 1);
     __syncthreads();  // rows that were read may be replaced
-    ready = until, begin = end;
+    ready = until, begin = end, before = lines;
   }
 }
 
-template <typename Store>
+template <typename Beside>
 __device__ __forceinline__ void by_columns(const Picture& picture, int size, const Table& x, const Table& y,
-                                           uint8_t* lines, int64_t room, Store store) {
+                                           const Room<Beside>& room, const Rows& out) {
   const int origin = x.spans[0].first, columns = x.spans[size - 1].end() - origin, pitch = 3 * columns;
-  const int held = static_cast<int>(min(room / pitch, static_cast<int64_t>(size)));
-  for (int begin = 0; begin < size; begin += held) {
-    const int count = min(held, size - begin);
-    over(count, columns, [&](int line, int column) {
+  for (int begin = 0; begin < size;) {
+    int end = begin + 1;
+    while (end < size && room.holds(end + 1, int64_t{end + 1 - begin} * pitch)) ++end;
+    uint8_t* lines = room(end, int64_t{end - begin} * pitch).start;
+    over(end - begin, columns, [&](int line, int column) {
       const Span span = y.spans[begin + line];
       const uint8_t* pixels = picture.pixels + span.first * picture.row + (origin + column) * picture.step;
       uint8_t* to = lines + line * pitch + 3 * column;
@@ -126,25 +133,26 @@ __device__ __forceinline__ void by_columns(const Picture& picture, int size, con
           [&](int channel, uint8_t value) { to[channel] = value; });
     });
     __syncthreads();
-    over(count, size, [&](int line, int column) {
+    over(end - begin, size, [&](int line, int column) {
       const Span span = x.spans[column];
       const uint8_t* pixels = lines + line * pitch + 3 * (span.first - origin);
-      mix(pixels, 3, x.of(column), span.count,
-          [&](int channel, uint8_t value) { store(begin + line, column, channel, value); });
+      uint8_t* to = out.row(begin + line) + 3 * column;
+      mix(pixels, 3, x.of(column), span.count, [&](int channel, uint8_t value) { to[channel] = value; });
     });
     __syncthreads();  // lines that were read may be replaced
+    begin = end;
   }
 }
 
-// store(y, x, channel, value) once for each value of a crop, by all threads of a block of whole warps; they meet before
-// it returns. `scratch` has need.bytes(size), aligned to four.
-template <typename Store>
+// By all threads of a block of whole warps; they meet before it returns. `scratch` has need.bytes(size), aligned to
+// four, as lines `beside` are, for which see `Room`.
+template <typename Beside = Nowhere>
 __device__ __forceinline__ void crop_into(const Picture picture, const Box& asked, int size, Filter filter,
-                                          const Need& need, uint8_t* scratch, Store store) {
+                                          const Need& need, uint8_t* scratch, const Rows& out, Beside beside = {}) {
   auto* spans = reinterpret_cast<Span*>(scratch);
   auto* weights = reinterpret_cast<int32_t*>(scratch + 8 * size);
   const Table x{spans, weights, need.across}, y{spans + size, weights + size * need.across, need.down};
-  uint8_t* lines = scratch + 4 * size * (2 + need.across + need.down);
+  const Room<Beside> room{{scratch + 4 * size * (2 + need.across + need.down), need.lines}, beside};
   const Box box = within(asked, picture);
   for (int i = threadIdx.x; i < 2 * size; i += blockDim.x) {
     if (i < size)
@@ -154,9 +162,9 @@ __device__ __forceinline__ void crop_into(const Picture picture, const Box& aske
   }
   __syncthreads();
   if (columns_first(picture.height, picture.width, size))
-    by_columns(picture, size, x, y, lines, need.lines, store);
+    by_columns(picture, size, x, y, room, out);
   else
-    by_rows(picture, size, x, y, lines, static_cast<int>(need.lines / (3 * size)), store);
+    by_rows(picture, size, x, y, room, out);
 }
 
 #endif

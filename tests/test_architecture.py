@@ -33,7 +33,10 @@ FORBIDDEN = {
     "engine/methods": ["engine.data", "engine.train", "engine.recipe", "engine.checkpoint", "engine.evaluate"],
     "engine": ["engine.cli"],
 }
-COMPOSED = {"patch_timm": {"add_layer_norm", "attention"}}  # a room made of the doors of others
+COMPOSED = {  # rooms that go through the doors of others
+    "patch_timm": {"add_layer_norm", "attention"},
+    "augment_views": {"crop_views"},  # colours what it may have cut first
+}
 DECLARED_BASES = {"fractal": {"supervised"}}  # a method that builds on another's class
 WITHOUT_TORCH = ["engine/settings", "engine/recipe", "engine/complaints", "engine/catalogue", "engine/errors"]
 WITHOUT_TORCH += ["engine/cli.py", "engine/commands", "engine/vocabulary.py", "engine/methods/__init__.py"]

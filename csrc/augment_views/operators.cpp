@@ -3,12 +3,17 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <vector>
+
+#include "../crop_cut.h"
+#include "../crop_pictures.h"
 #include "../threads.h"
 #include "blur.h"
 #include "colour.h"
 
 namespace {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Pixels of a row from the last to the first, in moves of four bytes of which the next overwrites the fourth.
@@ -69,12 +74,40 @@ Tensor augment(Tensor images, Tensor parameters, int64_t threads) {
   return out;
 }
 
+// A crop is coloured where it was cut, except that one to be flipped is cut elsewhere, from where the flip takes it.
+Tensor augment_boxes(std::vector<Tensor> images, Tensor which, Tensor boxes, int64_t size, int64_t filter,
+                     Tensor parameters, int64_t threads) {
+  const std::vector<crop::Picture> pictures = crop::pictures(images);
+  const int64_t count = boxes.size(0);
+  const Shape shape{size, size};
+  Tensor out = torch::stable::new_empty(boxes, {count, size, size, 3}, ScalarType::Byte);
+  const auto* picture = static_cast<const int64_t*>(which.data_ptr());
+  const auto* box = static_cast<const crop::Box*>(boxes.data_ptr());
+  const auto* columns = static_cast<const float*>(parameters.data_ptr());
+  auto* to = static_cast<uint8_t*>(out.data_ptr());
+  vitkiln_threads::share(count, threads, [&] {
+    return [&, cutter = crop::Cutter(static_cast<int>(size), static_cast<crop::Filter>(filter)),
+            elsewhere = std::vector<uint8_t>(shape.bytes())](int64_t item) mutable {
+      const views::Row row = views::read_row(columns + item * views::kColumns);
+      uint8_t* view = to + item * shape.bytes();
+      uint8_t* cut = row.mirrored || row.upside_down ? elsewhere.data() : view;
+      cutter(pictures[picture[item]], box[item], cut);
+      one(shape, row, cut, view);
+    };
+  });
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(VITKILN_NAMESPACE, library) {
   library.def("augment_views_native(Tensor images, Tensor parameters, int threads) -> Tensor");
+  library.def(
+      "augment_boxes_native(Tensor[] images, Tensor which, Tensor boxes, int size, int filter, Tensor parameters, "
+      "int threads) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(VITKILN_NAMESPACE, CPU, library) {
   library.impl("augment_views_native", TORCH_BOX(&augment));
+  library.impl("augment_boxes_native", TORCH_BOX(&augment_boxes));
 }

@@ -5,9 +5,9 @@
 
 #include <vector>
 
+#include "../crop_cut.h"
+#include "../crop_pictures.h"
 #include "../threads.h"
-#include "cut.h"
-#include "pictures.h"
 
 namespace {
 
@@ -15,13 +15,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 Tensor crop_all(std::vector<Tensor> images, Tensor boxes, int64_t size, int64_t filter, int64_t threads) {
-  const std::vector<crop::Picture> pictures = crop_views::pictures(images);
+  const std::vector<crop::Picture> pictures = crop::pictures(images);
   const int64_t count = static_cast<int64_t>(pictures.size());
   Tensor out = torch::stable::new_empty(boxes, {count, size, size, 3}, ScalarType::Byte);
   const auto* box = static_cast<const crop::Box*>(boxes.data_ptr());
   auto* to = static_cast<uint8_t*>(out.data_ptr());
   vitkiln_threads::share(count, threads, [&] {
-    return [&, cutter = crop_views::Cutter(static_cast<int>(size), static_cast<crop::Filter>(filter))](
+    return [&, cutter = crop::Cutter(static_cast<int>(size), static_cast<crop::Filter>(filter))](
                int64_t item) mutable { cutter(pictures[item], box[item], to + item * size * size * 3); };
   });
   return out;

@@ -22,7 +22,7 @@ inline void __pipeline_memcpy_async(void* to, const void* from, size_t count) { 
 inline void __pipeline_commit() {}
 inline void __pipeline_wait_prior(int) {}
 """
-BLOCK = """
+MACHINE = """
 #include <ucontext.h>
 
 #include <algorithm>
@@ -36,10 +36,11 @@ BLOCK = """
 #define __host__
 #define __device__
 #define __forceinline__ inline
-using std::max, std::min;
+using std::fmax, std::fmin, std::max, std::min;
 
 constexpr int kCount = 512;
 struct Index { unsigned x; } threadIdx;
+const Index blockDim{kCount};
 ucontext_t home, turns[kCount];
 unsigned long long shown[kCount];
 void __syncthreads() { swapcontext(&turns[threadIdx.x], &home); }
@@ -69,6 +70,27 @@ unsigned __vcmpgeu4(unsigned a, unsigned b) {
   return found;
 }
 
+void body();
+
+// Every thread's turns; whether the threads met as often as one another.
+bool run_block(bool backwards, int& ended) {
+  static std::vector<char> stacks(kCount << 16);
+  ended = 0;
+  for (int i = 0; i < kCount; ++i) {
+    getcontext(&turns[i]);
+    turns[i].uc_stack.ss_sp = &stacks[i << 16];
+    turns[i].uc_stack.ss_size = 1 << 16;
+    makecontext(&turns[i], body, 0);
+  }
+  while (ended == 0)
+    for (int i = 0; i < kCount; ++i) {
+      threadIdx.x = backwards ? kCount - 1 - i : i;
+      swapcontext(&home, &turns[threadIdx.x]);
+    }
+  return ended == kCount;
+}
+"""
+BLOCK = """
 #include "augment_views/view.h"
 
 struct {
@@ -94,26 +116,12 @@ void body() {
 // Whether the threads met as often as one another.
 extern "C" bool augment(const unsigned char* images, const float* parameters, int64_t count, int height, int width,
                         bool shared, bool backwards, unsigned char* out) {
-  static std::vector<char> stacks(kCount << 16);
   static views::Workspace space;
   std::vector<unsigned> words(views::Tile::bytes(height, width) / 4, 0xabababab);
   auto* pixels = reinterpret_cast<unsigned char*>(words.data());
   job = {{pixels, height, width}, &space, images, parameters, out, shared, 0, 0};
-  for (; job.view < count; ++job.view) {
-    job.ended = 0;
-    for (int i = 0; i < kCount; ++i) {
-      getcontext(&turns[i]);
-      turns[i].uc_stack.ss_sp = &stacks[i << 16];
-      turns[i].uc_stack.ss_size = 1 << 16;
-      makecontext(&turns[i], body, 0);
-    }
-    while (job.ended == 0)
-      for (int i = 0; i < kCount; ++i) {
-        threadIdx.x = backwards ? kCount - 1 - i : i;
-        swapcontext(&home, &turns[threadIdx.x]);
-      }
-    if (job.ended != kCount) return false;
-  }
+  for (; job.view < count; ++job.view)
+    if (!run_block(backwards, job.ended)) return false;
   return true;
 }
 """
@@ -122,16 +130,20 @@ Run = Callable[[Tensor, Tensor, bool, bool], Tensor]
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not found")
 
 
-@pytest.fixture(scope="module")
-def block(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """images, parameters, whether in shared memory, whether the last thread goes first -> the views"""
-    folder = tmp_path_factory.mktemp("block")
-    (folder / "block.cpp").write_text(BLOCK)
+def compiled(folder: Path, job: str) -> ctypes.CDLL:
+    """What a block does, with the threads that do it."""
+    (folder / "block.cpp").write_text(MACHINE + job)
     (folder / "cuda_pipeline.h").write_text(PIPELINE)
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover"]
     flags += [f"-I{CSRC}", f"-I{folder}", "-shared", "-fPIC"]
     subprocess.run(["g++", *flags, folder / "block.cpp", "-o", folder / "block.so"], check=True)
-    function = ctypes.CDLL(str(folder / "block.so")).augment
+    return ctypes.CDLL(str(folder / "block.so"))
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """images, parameters, whether in shared memory, whether the last thread goes first -> the views"""
+    function = compiled(tmp_path_factory.mktemp("block"), BLOCK).augment
     integer, pointer, flag = ctypes.c_int, ctypes.c_void_p, ctypes.c_bool
     function.argtypes = [pointer, pointer, ctypes.c_int64, integer, integer, flag, flag, pointer]
     function.restype = flag

@@ -60,8 +60,7 @@ extern "C" void cut(const uint8_t* pixels, int64_t row, int64_t step, int height
     threads.emplace_back([&, i] {
       threadIdx.x = i;
       crop::crop_into(picture, {box[0], box[1], box[2], box[3]}, size, filter, need,
-                      reinterpret_cast<uint8_t*>(scratch.data()),
-                      [=](int y, int x, int channel, uint8_t value) { out[(y * size + x) * 3 + channel] = value; });
+                      reinterpret_cast<uint8_t*>(scratch.data()), crop::Rows{out, 3 * size});
     });
   for (auto& thread : threads) thread.join();
 }

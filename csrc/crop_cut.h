@@ -6,12 +6,9 @@
 #include <cstring>
 #include <vector>
 
-#include "../crop.h"
+#include "crop.h"
 
-namespace crop_views {
-
-using crop::kBits;
-using crop::kHalf;
+namespace crop {
 
 // As wide as the processor's: compilers take wider ones apart badly. So they do where bytes become words, which is why
 // bytes are masked out of words instead.
@@ -49,7 +46,7 @@ inline Words load(const uint8_t* from) {
 // Spans and weights of one axis.
 class Taps {
  public:
-  void set(const crop::Axis& axis, int size) {
+  void set(const Axis& axis, int size) {
     spans.resize(size);
     most = 0;
     for (int i = 0; i < size; ++i) most = std::max<int>(most, (spans[i] = axis.span(i)).count);
@@ -60,7 +57,7 @@ class Taps {
   int first() const { return spans.front().first; }
   int end() const { return spans.back().end(); }
 
-  std::vector<crop::Span> spans;
+  std::vector<Span> spans;
   int most = 0;
 
  private:
@@ -124,30 +121,30 @@ inline void down(const uint8_t* const* rows, const int32_t* tap, int count, int6
 // Crops of one size, one after another; what it needs for one serves the next.
 class Cutter {
  public:
-  Cutter(int size, crop::Filter filter) : size(size), filter(filter), resized(static_cast<size_t>(size) * kBytes) {}
+  Cutter(int size, Filter filter) : size(size), filter(filter), resized(static_cast<size_t>(size) * kBytes) {}
 
-  void operator()(const crop::Picture& picture, const crop::Box& box, uint8_t* out) {
-    x.set(crop::Axis(box.left, box.right, picture.width, size, filter), size);
-    y.set(crop::Axis(box.top, box.bottom, picture.height, size, filter), size);
+  void operator()(const Picture& picture, const Box& box, uint8_t* out) {
+    x.set(Axis(box.left, box.right, picture.width, size, filter), size);
+    y.set(Axis(box.top, box.bottom, picture.height, size, filter), size);
     columns = x.end() - x.first();
     vectors.resize(static_cast<size_t>(columns + x.most) * kBytes);
     sources.resize(y.most);
-    crop::columns_first(picture.height, picture.width, size) ? by_columns(picture, out) : by_rows(picture, out);
+    columns_first(picture.height, picture.width, size) ? by_columns(picture, out) : by_rows(picture, out);
   }
 
  private:
-  static const uint8_t* pixel(const crop::Picture& picture, int row, int column) {
+  static const uint8_t* pixel(const Picture& picture, int row, int column) {
     return picture.pixels + row * picture.row + column * picture.step;
   }
 
   // Resized rows lie in a ring that holds those one row of the result needs.
-  void by_rows(const crop::Picture& picture, uint8_t* out) {
+  void by_rows(const Picture& picture, uint8_t* out) {
     const int held = y.most + kRows;
     const size_t pitch = static_cast<size_t>(size) * 3;
     scratch.resize(held * pitch);
     int ready = y.first();
     for (int i = 0; i < size; ++i) {
-      const crop::Span span = y.spans[i];
+      const Span span = y.spans[i];
       for (; ready < span.end(); ready += kRows) {
         const uint8_t* from[kRows];
         uint8_t* to[kRows];
@@ -165,7 +162,7 @@ class Cutter {
     }
   }
 
-  void by_columns(const crop::Picture& picture, uint8_t* out) {
+  void by_columns(const Picture& picture, uint8_t* out) {
     const size_t pitch = (columns - 1) * picture.step + 3, row_bytes = static_cast<size_t>(size) * 3;
     scratch.resize(kRows * pitch);
     for (int start = 0; start < size; start += kRows) {
@@ -173,7 +170,7 @@ class Cutter {
       uint8_t* to[kRows];
       for (int r = 0; r < kRows; ++r) {
         const int i = std::min(start + r, size - 1);
-        const crop::Span span = y.spans[i];
+        const Span span = y.spans[i];
         for (int k = 0; k < span.count; ++k) sources[k] = pixel(picture, span.first + k, x.first());
         down(sources.data(), y.of(i), span.count, pitch, scratch.data() + r * pitch);
         from[r] = scratch.data() + r * pitch;
@@ -186,11 +183,11 @@ class Cutter {
   }
 
   int size;
-  crop::Filter filter;
+  Filter filter;
   Taps x, y;
   int columns = 0;
   std::vector<uint8_t> vectors, resized, scratch;
   std::vector<const uint8_t*> sources;
 };
 
-}  // namespace crop_views
+}  // namespace crop
