@@ -68,7 +68,7 @@ def sent(rows: Tensor, device: torch.device, *beside: Tensor) -> Tensor:
 
     `beside` are other tensors that the launch reads.
     """
-    if not torch.cuda.is_current_stream_capturing():
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
         return rows.to(device, non_blocking=True)
     if not _recordings:
         raise RuntimeError("adamw_ema_ and lars_ema_ are captured inside of kernels.optimizers.recording() only")
