@@ -15,6 +15,7 @@ from ..vocabulary import Batch
 
 DEPTH = 2  # batches that are ready, or nearly so, beside the one in use
 PATIENCE = 0.2  # seconds between looks at whether anybody still wants batches
+GRACE = 10.0  # seconds that a thread has to end
 
 
 class HandOver(Iterator[Batch]):
@@ -89,7 +90,7 @@ class Ahead(HandOver):
                 return
 
     def take(self) -> Batch:
-        item = self.ready.get()
+        item = self.got()
         if isinstance(item, BaseException):
             self.put(item)  # for whoever asks again
             raise item
@@ -97,10 +98,18 @@ class Ahead(HandOver):
             self.enqueue(item.batch, item.event)
         return item.batch
 
+    def got(self) -> Ready | BaseException:
+        """What comes next; an end where nothing will, after `close`."""
+        while True:
+            with suppress(queue.Empty):
+                return self.ready.get(timeout=PATIENCE if self.unwanted.is_set() else None)
+            if not self.thread.is_alive():
+                return StopIteration()
+
     def enqueue(self, batch: Batch, whole: torch.cuda.Event) -> None:
         """Let the GPU, not the host, wait until the batch is whole; its memory is not used again before the step is
         done."""
-        stream = torch.cuda.current_stream()
+        stream = torch.cuda.current_stream(batch.views[0].device)
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record(stream)
         stream.wait_event(whole)
@@ -116,8 +125,9 @@ class Ahead(HandOver):
         return super().waited() + sum(before.elapsed_time(after) for before, after in done) / 1000
 
     def close(self) -> None:
+        """Wait for the thread, but not for ever: what it waits for may end only when its loader is closed."""
         self.unwanted.set()
-        self.thread.join()
+        self.thread.join(GRACE)
 
 
 def hand_over(batches: Iterator[Batch], device: torch.device) -> HandOver:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .decode import opened, reason, rgb
 from .folder import FolderSource, open_folder
+from .parts import Ticks
 from .shards import ShardSource, open_shards
 from .source import BadImage, kind_of
 from .workers import AT_ONCE, Stream
@@ -81,14 +82,22 @@ def check_folder(root: str | os.PathLike[str], workers: int) -> tuple[Report, ..
     Shards that are cut short or are none are `bad` beside the images that are.
     DataError where the folder or its images are missing, or a worker dies.
     """
+    return tuple(check(source, workers) for source in splits_of(root))
+
+
+def splits_of(root: str | os.PathLike[str]) -> list[FolderSource | ShardSource]:
+    """The training images, and the others where there are any. DataError."""
     door = open_shards if kind_of(Path(root)) == "shards" else open_folder
     splits = (door(str(root), None, "train"), door(str(root), None, "val"))
-    return tuple(_check(source, workers) for source in splits if source is not None)
+    return [source for source in splits if source is not None]
 
 
-def _check(source: FolderSource | ShardSource, workers: int) -> Report:
-    started = time.perf_counter()
-    looked = list(_look(source, workers))
+def check(source: FolderSource | ShardSource, workers: int, tick: Ticks = lambda count: None) -> Report:
+    """Decode every image of a split; `tick` hears of images as they are decoded."""
+    started, looked = time.perf_counter(), []
+    for part in _look(source, workers):
+        looked.append(part)
+        tick(len(part.sizes) + len(part.bad))
     sizes = np.array([size for part in looked for size in part.sizes] or [(0, 0)])
     return Report(
         root=source.index.root,

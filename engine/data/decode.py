@@ -1,6 +1,8 @@
 """From a file to an RGB image: whatever Pillow can read is used, whatever it cannot is told in one line."""
 
 import io
+import os
+import stat
 import warnings
 
 import numpy as np
@@ -23,6 +25,8 @@ def opened(data: bytes) -> Image.Image:
         raise ValueError("the file is empty")
     with quiet():
         image = Image.open(io.BytesIO(data))
+        if image.format == "EPS":
+            raise ValueError("PostScript, a program that would have to be run")
         image.load()
     return image
 
@@ -30,10 +34,17 @@ def opened(data: bytes) -> Image.Image:
 def content(path: str) -> bytes:
     """A whole file; BadImage."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  called for every image
+        with open(path, "rb", opener=unhindered) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadImage(path, "not a file")
             return file.read()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise BadImage(path, reason(error)) from None
+
+
+def unhindered(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes into a pipe of that name."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class quiet(warnings.catch_warnings):  # noqa: N801  a context manager

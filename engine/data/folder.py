@@ -1,5 +1,6 @@
 """Images in folders: one folder a class, or all of them anywhere below one."""
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from ..errors import DataError
-from .decode import content, picture
+from .decode import content, picture, reason
 from .index import SUFFIXES, Index, open_index
 from .source import Split, kind_of
 
@@ -61,18 +62,13 @@ def open_folder(root: str | None, val: str | None, split: Split) -> FolderSource
     """The training images are in root/train where there is one, else in root; the others in `val` or beside train."""
     if root is None:
         raise DataError("data.root: null; must be the folder of the images")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"data.root: {str(folder)!r} {_absence(folder)}")
+    folder = existing(root, "data.root", "images")
     split_apart = (folder / "train").is_dir()
     train = folder / "train" if split_apart else folder
     if split == "train":
         return FolderSource(_filled(train, "data.root"))
     if val is not None:
-        place = Path(val).expanduser()
-        if not place.is_dir():
-            raise DataError(f"data.val: {str(place)!r} {_absence(place)}")
-        return FolderSource(_filled(place, "data.val"), open_index(str(train)).classes)
+        return FolderSource(_filled(existing(val, "data.val", "images"), "data.val"), open_index(str(train)).classes)
     for name in VALIDATION if split_apart else ():
         if (folder / name).is_dir():
             return FolderSource(_filled(folder / name, "data.root"), open_index(str(train)).classes)
@@ -90,13 +86,22 @@ def _filled(folder: Path, key: str) -> Index:
     return index
 
 
-def _absence(folder: Path) -> str:
-    if folder.exists():
-        return "is a file; must be the folder of the images"
+def existing(place: str, key: str, what: str) -> Path:
+    """A folder that can be read; DataError naming the key."""
+    must = f"must be the folder of the {what}"
+    try:
+        folder = Path(place).expanduser()
+        found, is_folder = folder.exists(), folder.is_dir()
+    except (OSError, RuntimeError) as error:  # no permission on the way there, a name too long, ~ of nobody
+        raise DataError(f"{key}: {place!r}: {reason(error)}; {must}") from None
+    if is_folder and os.access(folder, os.R_OK | os.X_OK):
+        return folder
+    if found:
+        raise DataError(f"{key}: {str(folder)!r} {'may not be read' if is_folder else 'is a file'}; {must}")
     siblings: list[str] = []
     with suppress(OSError):
         siblings = [path.name for path in folder.parent.iterdir()]
-    return f"does not exist; must be the folder of the images{_nearest(folder.name, siblings)}"
+    raise DataError(f"{key}: {str(folder)!r} does not exist; {must}{_nearest(folder.name, siblings)}")
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

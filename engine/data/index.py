@@ -57,7 +57,7 @@ def open_index(root: str) -> Index:
     started = time.time_ns()
     folders = list(walk(root))
     index = build(root, folders)
-    if max(folder.state[2] for folder in folders) + SETTLED_NS < started:
+    if max((folder.state[2] for folder in folders), default=started) + SETTLED_NS < started:
         save(index, folders, cache)
     return index
 
@@ -95,11 +95,19 @@ def listing(folder: bytes) -> tuple[tuple[bytes, ...], list[bytes]]:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 folders.append(entry.name)
             elif entry.name.lower().endswith(SUFFIXES):
                 files.append(entry.name)
     return tuple(sorted(files)), sorted(folders)
+
+
+def is_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Also by a link; one that leads nowhere, or round in a circle, is no folder, and no reason to miss the others."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def build(root: str, folders: list[Folder]) -> Index:

@@ -15,7 +15,7 @@ from vitkiln.kernels.rand_augment import rand_augment
 
 from ..errors import DataError
 from ..vocabulary import Batch, View
-from .bad_files import BadFiles
+from .bad_files import BadFiles, shown
 from .balanced import order_of
 from .crops import Crops, Task
 from .hands import HARDWARE, Carried, hand
@@ -123,7 +123,7 @@ class Loader:
 
     def together(self, parts: list[Tensor]) -> Tensor:
         """One tensor on the device. On CUDA nothing waits: the parts are there, or in pinned memory, or put there."""
-        if parts[0].device == self.device != torch.device("cpu"):
+        if parts[0].device.type == self.device.type == "cuda":
             return torch.cat(parts)
         if self.device.type != "cuda":  # by one thread: others may wait for a core that a worker has
             return torch.from_numpy(np.concatenate([part.numpy() for part in parts])).to(self.device)
@@ -142,10 +142,12 @@ class Loader:
         total, found = self.order.length, len(self.bad) - len(self.problems)
         limit = max(1, int(self.max_bad * total)) if self.max_bad else 0
         if not crops.complete or found > limit:
-            path, reason = next((path, reason) for path, reason in self.bad.items() if path not in self.problems)
+            told = [*self.bad.items()]  # which another thread may add to
+            path, reason = next(pair for pair in told if pair[0] not in self.problems)
+            rule = f"data.max_bad, {self.max_bad:g}, allows {limit}" if found > limit else "none takes the place of one"
             raise DataError(
-                f"{found} of {total} images cannot be read and data.max_bad, {self.max_bad:g}, allows "
-                f"{limit}; the first is {path}: {reason}. engine check-data lists them all."
+                f"{found} of {total} images cannot be read and {rule}; the first is {shown(path)}: {shown(reason)}. "
+                "engine check-data lists them all."
             )
         return crops
 

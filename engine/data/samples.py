@@ -131,7 +131,7 @@ def described(text: bytes) -> int | None:
     """The label in the description of a sample: "label", or else "cls"."""
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     value = told.get("label", told.get("cls")) if isinstance(told, dict) else None
     return whole_number(str(value).encode()) if isinstance(value, int | str) else None

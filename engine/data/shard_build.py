@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import DataError
 from . import parts
+from .bad_files import line
 from .decode import picture
 from .folder import FolderSource, open_folder
 from .parts import Ticks, Written
@@ -169,7 +170,7 @@ def write(build: ShardBuild, jobs: int, tick: Ticks) -> dict[str, Any]:
         counts[split]["shards"] += 1
     if bad:
         try:
-            parts.whole(build.out / BAD_FILES, "\n".join(f"{path}\t{reason}" for path, reason in bad))
+            parts.whole(build.out / BAD_FILES, "\n".join(line(path, reason) for path, reason in bad))
         except OSError as error:
             raise DataError(f"{build.out / BAD_FILES}: {error.strerror or error}") from None
     images = sum(count["images"] for count in counts.values())

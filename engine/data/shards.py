@@ -16,7 +16,7 @@ from PIL.Image import Image
 
 from ..errors import DataError
 from .decode import picture, reason
-from .folder import VALIDATION
+from .folder import VALIDATION, existing
 from .index import walk
 from .samples import UNKNOWN, Ints, Shard, opened
 from .shard_index import ShardIndex, joined, log, shards_of
@@ -48,8 +48,9 @@ class ShardSource:
         shard = bisect_right(self.index.firsts, index) - 1
         size = int(self.index.sizes[index])
         try:
-            data = os.pread(self.shard(shard).file, size, int(self.index.offsets[index]))
-        except OSError as error:
+            held = self.shard(shard)  # by name: another thread may make the cache drop it, and so close it
+            data = os.pread(held.file, size, int(self.index.offsets[index]))
+        except (OSError, MemoryError) as error:
             raise BadImage(self.name(index), reason(error)) from None
         if len(data) < size:
             raise BadImage(self.name(index), f"{size - len(data)} bytes are missing: the shard was cut short")
@@ -99,26 +100,17 @@ def open_shards(root: str | None, val: str | None, split: Split) -> ShardSource 
     """
     if root is None:
         raise DataError("data.root: null; must be the folder of the shards")
-    folder = existing(root, "data.root")
+    folder = existing(root, "data.root", "shards")
     apart = (folder / "train").is_dir()
     training = filled(folder / "train" if apart else folder, "data.root", "train")
     if split == "train":
         return labelled(training, None)
     if val is not None:
-        return labelled(filled(existing(val, "data.val"), "data.val", "val"), training)
+        return labelled(filled(existing(val, "data.val", "shards"), "data.val", "val"), training)
     beside = [folder / name for name in VALIDATION if apart and (folder / name).is_dir()]
     if not apart and of_split(shards_of(str(folder)), "val"):
         beside = [folder]
     return labelled(filled(beside[0], "data.root", "val"), training) if beside else None
-
-
-def existing(place: str, key: str) -> Path:
-    """A folder."""
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise DataError(f"{key}: {str(folder)!r} {state}; must be the folder of the shards")
-    return folder
 
 
 def filled(folder: Path, key: str, split: Split) -> ShardIndex:
@@ -188,7 +180,7 @@ def manifest_classes(folder: Path) -> tuple[str, ...] | None:
             told = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{file}: {reason(error)}; must be JSON, or not there") from None
         classes = told.get("classes") if isinstance(told, dict) else None
         if isinstance(classes, list) and all(isinstance(name, str) for name in classes):

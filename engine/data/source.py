@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -73,6 +74,8 @@ def open_source(data: Data, seed: int, split: Split = "train") -> Source | None:
 
 def kind_of(root: Path) -> Literal["folder", "shards"]:
     """What data.source a folder is: shards where there are tar files in its train, or in itself if it has none."""
-    root = root.expanduser()
-    place = root / "train" if (root / "train").is_dir() else root
-    return "shards" if next(place.glob("*.tar"), None) else "folder"
+    with suppress(OSError, RuntimeError):  # told where the folder is opened
+        root = root.expanduser()
+        place = root / "train" if (root / "train").is_dir() else root
+        return "shards" if next(place.glob("*.tar"), None) else "folder"
+    return "folder"

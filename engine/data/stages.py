@@ -53,7 +53,7 @@ class Stages:
 
     def knob(self, name: str) -> str:
         """What to turn."""
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         more = (
             f"data.workers={min(cores, max(1, 2 * self.workers))}"
             if self.workers < cores

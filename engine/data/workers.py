@@ -15,8 +15,10 @@ from ..errors import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+DIED = "DataLoader worker (pid", "Pin memory thread exited"  # in its words, the latter of what a dead worker left
 SHARED_MEMORY = "shared memory", "</torch_"  # in PyTorch's errors about it
 GONE = ConnectionError, FileNotFoundError, EOFError  # whose images were still to be fetched
+GRACE = 5.0  # seconds that processes have to end
 AHEAD = 2  # tasks that each worker has before it
 AT_ONCE = 32  # images of one task: shared memory holds a few such for each worker, however large the batch
 
@@ -63,7 +65,7 @@ class Stream(Iterator[Result]):
         except (RuntimeError, *GONE) as error:
             self.close()
             reason = str(error).strip() or type(error).__name__
-            died = reason.startswith("DataLoader worker (pid") or any(word in reason for word in SHARED_MEMORY)
+            died = reason.startswith(DIED) or any(word in reason for word in SHARED_MEMORY)
             gone = self.workers and isinstance(error, GONE) and not reason.startswith("Caught ")
             if not died and not gone:
                 raise
@@ -74,8 +76,13 @@ class Stream(Iterator[Result]):
             ) from None
 
     def close(self) -> None:
-        """End the processes now."""
-        self.end()
+        """End the processes: those that hang, on a disk that does, after a while."""
+        impatience = threading.Timer(GRACE, kill, [self.results])
+        impatience.start()
+        try:
+            self.end()
+        finally:
+            impatience.cancel()
 
 
 def _shared(result: Any) -> Any:
@@ -117,7 +124,17 @@ class own_child_handler:  # noqa: N801  a context manager
 
 
 def shut_down(results: Any) -> None:
-    """Also run at exit: workers that do not hear SIGTERM would be waited for."""
+    """Also run at exit: workers that do not hear SIGTERM would be waited for, and those that hang for ever."""
     end = getattr(results, "_shutdown_workers", None)
     if end is not None:
-        end()
+        try:
+            end()
+        finally:
+            kill(results)
+
+
+def kill(results: Any) -> None:
+    """Whichever processes are left."""
+    for worker in getattr(results, "_workers", ()):
+        if worker.is_alive():  # an error where it is no child of this process
+            worker.kill()

@@ -71,6 +71,29 @@ def test_the_thread_ends_when_nobody_wants_more() -> None:
     assert "hand-over" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_after_the_close_there_is_no_batch_and_no_wait() -> None:
+    ahead = Ahead(counted([]), CPU)
+    ahead.close()
+    with pytest.raises(StopIteration):
+        [next(ahead) for _ in range(2)]
+
+
+def test_batches_that_never_come_keep_no_run_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitkiln.engine.data.ahead.GRACE", 0.1)
+    closed = threading.Event()
+
+    def hanging() -> Iterator[Batch]:
+        yield batch(0)
+        closed.wait()  # a worker on a disk that hangs, ended when the loader is closed
+
+    ahead = Ahead(hanging(), CPU)
+    next(ahead)
+    ahead.close()
+    assert ahead.thread.is_alive()
+    closed.set()
+    assert soon(lambda: not ahead.thread.is_alive())
+
+
 @pytest.mark.parametrize("kind", [HandOver, lambda batches: Ahead(batches, CPU)])
 def test_waiting_is_counted_once(kind) -> None:
     over = kind(counted([], slowly=0.05))
@@ -106,7 +129,8 @@ def test_a_gpu_gets_whole_batches_and_counts_its_own_waiting() -> None:
     def slow() -> Iterator[Batch]:
         for number in range(8):
             torch.cuda._sleep(20_000_000)
-            yield Batch((torch.full((1 << 20,), number, device=device),), torch.zeros(1), torch.zeros(2))
+            whole, seed = torch.full((1 << 20,), number, device=device), torch.zeros(2, device=device)
+            yield Batch((whole,), seed[:1], seed)
 
     ahead = Ahead(slow(), device)
     for number in range(8):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitkiln.engine.data import index
+from vitkiln.engine.data.check import check_folder
 from vitkiln.engine.data.folder import FolderSource
 from vitkiln.engine.data.index import open_index
 from vitkiln.engine.data.source import kind_of, open_source
@@ -108,6 +109,15 @@ def test_links_are_followed_and_loops_are_not(pictures: Write) -> None:
     assert names(opened(root)) == ["a/000.jpg", "b/x/000.jpg", "b/x/001.jpg"]
 
 
+@pytest.mark.parametrize("target", ["loop.jpg", "x" * 300, "000.jpg/beyond"])
+def test_a_link_that_leads_nowhere_costs_no_other_image(pictures: Write, target: str) -> None:
+    root = pictures()
+    (root / "a" / "loop.jpg").symlink_to(target)
+    index = open_index(str(root))
+    assert len(index) == 21
+    assert index.path(10) == str(root / "a" / "loop.jpg")  # listed, so that it is told when it is read
+
+
 def test_names_that_are_not_text_are_read(pictures: Write) -> None:
     root = pictures(("a",), each=1)
     os.rename(root / "a" / "000.jpg", os.fsencode(root / "a") + b"/\xff\n0.jpg")  # noqa: PTH104
@@ -127,6 +137,26 @@ def test_an_unusable_root_is_told(tmp_path: Path, make: Callable[[Path], None], 
     make(tmp_path / "images")
     with pytest.raises(DataError, match=message):
         opened(tmp_path / "images")
+
+
+@pytest.mark.parametrize("place", ["~nobody-of-this-name/images", "n" * 300, "images/" + "n" * 300])
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_a_root_that_cannot_be_looked_for_is_told(place: str, source: str) -> None:
+    with pytest.raises(DataError, match=rf"^data\.root: '{place}'.*; must be the folder of the "):
+        open_source(Data(root=place, source=source), 0)
+    with pytest.raises(DataError, match=rf"^data\.root: '{place}'"):
+        check_folder(place, 0)
+
+
+def test_a_root_that_may_not_be_listed_is_told(pictures: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(DataError, match=r"data\.root: '.*images' may not be read; must be the folder of the images"):
+        opened(root)
+
+
+def test_a_folder_that_vanishes_as_it_is_listed_holds_no_image(tmp_path: Path) -> None:
+    assert len(open_index(str(tmp_path / "gone"))) == 0
 
 
 def test_a_missing_root_and_a_missing_val_are_told(pictures: Write) -> None:

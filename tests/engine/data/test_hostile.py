@@ -59,8 +59,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated.png": (half_png, "truncated"),
     "empty.jpg": (lambda path: path.write_bytes(b""), "empty"),
     "page.jpg": (lambda path: path.write_text("<html>not found</html>"), "not an image"),
+    "program.jpg": (lambda path: picture(0).save(path, "eps"), "PostScript"),
     "folded.png": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "not an image"),
     "bomb.png": (lambda path: grey_png(path, 30_000, 30_000), "exceeds limit"),
+    "pipe.jpg": (os.mkfifo, "not a file"),
+    "endless.jpg": (lambda path: path.symlink_to("/dev/zero"), "not a file"),
+    "circle.jpg": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
     "gone.jpg": (lambda path: path.symlink_to("/nowhere/gone.jpg"), "No such file"),
 }
 
@@ -203,7 +207,7 @@ def test_nothing_but_broken_images_ends_at_once(pictures: Write, workers: int) -
     for path in root.rglob("*.jpg"):
         path.write_bytes(b"")
     reading = loader(root, max_bad=1.0, workers=workers)
-    with pytest.raises(DataError, match=r"of 12 images cannot be read .* the file is empty"):
+    with pytest.raises(DataError, match=r"12 images cannot be read and none takes the place of one; the .* empty"):
         next(iter(reading))
     reading.close()
 

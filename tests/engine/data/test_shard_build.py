@@ -319,7 +319,7 @@ def test_a_build_is_as_it_was_written(engine: Engine, pictures: Write) -> None:
     engine("build", pictures(("train/a", "val/a")), "out", "--samples", 4)
     code, out, err = engine("check", "out")
     assert (code, out) == (0, "")
-    assert err.endswith("20 images in 6 parts are as they were written\n")
+    assert err.endswith("20 images in 6 parts, as they were written\n")
     done = subprocess.run("sha256sum --check --quiet checksums/*.sha256", shell=True, cwd="out")
     assert done.returncode == 0
 
@@ -380,7 +380,20 @@ def test_faults_are_lines_and_exit_code_3(engine: Engine, out: Path) -> None:
     (out / "shard-000002.tar").unlink()
     code, told, err = engine("check", out, "--jobs", 2)
     assert (code, len(told.splitlines())) == (3, 2)
-    assert err.endswith(f"{out}: not what was written, in 2 respects\n")
+    assert f"{out}: not what was written, in 2 respects; remove such parts" in err
+
+
+def test_parts_that_were_removed_are_written_again_to_the_same_bytes(
+    engine: Engine, pictures: Write, tmp_path: Path
+) -> None:
+    root = pictures()
+    engine("build", root, "out", "--samples", 8)
+    before, part = contents(tmp_path / "out"), tmp_path / "out" / "shard-000001.tar"
+    flip(part, 600)
+    (tmp_path / "out" / "checksums" / f"{part.name}.sha256").unlink()
+    part.unlink()
+    assert engine("build", root, "out", "--samples", 8)[0] == 0
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_folder_that_is_no_build_is_told(engine: Engine, tmp_path: Path) -> None:
@@ -420,7 +433,10 @@ def test_a_folder_without_images_and_a_folder_in_use_are_refused(
     engine: Engine, pictures: Write, tmp_path: Path
 ) -> None:
     code, _, err = engine("build", tmp_path / "none", "out")
-    assert (code, "does not exist" in err) == (3, True)
+    assert (code, err) == (3, f"DIR: '{tmp_path / 'none'}' does not exist; must be the folder of the images\n")
+    engine("build", pictures(), "shards")
+    code, _, err = engine("build", "shards", "out")
+    assert (code, err) == (3, "DIR: 'shards' holds shards already; must be a folder of images as files\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     code, _, err = engine("build", pictures(), "mine")

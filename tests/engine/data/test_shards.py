@@ -106,6 +106,20 @@ def test_no_more_than_so_many_shards_stay_open(
     assert len(calls["open"]) == len(calls["close"]) == 9
 
 
+def test_a_shard_that_another_thread_lets_go_of_is_read_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(root)
+    read = os.pread
+
+    def late(file: int, size: int, offset: int) -> bytes:
+        source.shard.cache_clear()  # what many shards read by others come to
+        return read(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", late)
+    assert source.read(3) == jpeg(3)
+
+
 def test_a_source_holds_no_object_for_each_image(tmp_path: Path) -> None:
     write(tmp_path / "s" / "0.tar", samples(300))
     source = opened(tmp_path / "s")

@@ -39,6 +39,11 @@ def test_work_of_many_workers_is_shared_among_them() -> None:
     assert stages(Spent(0.0, 4.0, 0.0), workers=1, colour=1.0).limiting() == "decode"
 
 
+def test_a_system_that_does_not_count_free_cores_is_advised_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")  # macOS has none
+    assert "steps wait" in stages(Spent(0.1, 2.0, 0.5)).advice(0.2)
+
+
 class Nothing:
     stages = stages(Spent(0.0, 4.0, 0.0))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,10 @@ def dies(task: int) -> int:
     if task == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return task
+
+
+def dies_late(task: int) -> torch.Tensor:
+    return torch.zeros(1 << 20) + dies(task)
 
 
 def overflows(task: int) -> torch.Tensor:
@@ -60,6 +65,12 @@ def test_a_worker_that_is_killed_is_an_error_that_says_so() -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.gpu
+def test_a_worker_that_is_killed_before_its_result_is_pinned_is_an_error_too() -> None:
+    with pytest.raises(DataError, match="died"):
+        list(islice(Stream(dies_late, count(), 2, pin=True), 50))
+
+
 def test_too_little_shared_memory_is_an_error_and_not_a_wait() -> None:
     with pytest.raises(DataError, match="/dev/shm"):
         next(Stream(overflows, count(), 1))
@@ -88,6 +99,32 @@ def test_closing_ends_the_processes() -> None:
     results.close()
     assert len(pids) == 2
     assert not any(alive(number) for number in pids)
+
+
+def hangs(task: int) -> int:
+    if task >= 8:
+        time.sleep(1e6)
+    return os.getpid()
+
+
+def test_closing_ends_processes_that_hang_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitkiln.engine.data.workers.GRACE", 0.5)
+    results = Stream(hangs, count(), 4)
+    pids, started = set(islice(results, 8)), time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 5
+    assert len(pids) == 4
+    assert not any(alive(number) for number in pids)
+
+
+def test_a_program_ends_though_a_process_hangs() -> None:
+    code = (
+        "from itertools import count; from torch.utils.data import _utils\n"
+        "from test_workers import hangs; from vitkiln.engine.data.workers import Stream\n"
+        "_utils.MP_STATUS_CHECK_INTERVAL = 0.2\n"
+        "if __name__ == '__main__':\n    s = Stream(hangs, count(), 1)\n    [next(s) for _ in range(8)]"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True, cwd=Path(__file__).parent)
 
 
 def pid(task: int) -> int:
