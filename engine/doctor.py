@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from .data.cores import cores
+
 SMALL_SHM = 1 << 30  # bytes: workers hand their images over through it
 FEW_FILES = 1024  # descriptors: every worker and every tensor in shared memory holds some
 NEEDED = {
@@ -62,7 +64,7 @@ def csrc(torch: Any) -> Row:
 
 def python() -> Row:
     """The interpreter, and the cores that it may use."""
-    return Row("Python", "ok", platform.python_version(), f"{len(os.sched_getaffinity(0))} cores")
+    return Row("Python", "ok", platform.python_version(), f"{cores()} cores")
 
 
 def torch_rows() -> tuple[Any, list[Row]]:

@@ -168,7 +168,7 @@ def log_file(path: Path | None) -> Iterator[None]:
         return
     if log.level == logging.NOTSET:  # called from a program that set up no logging
         log.setLevel(logging.INFO)
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from ..data.feed import Feed
 from ..data.loader import Loader
-from ..data.source import Files
+from ..data.source import BadImage, Files
 from ..train import Trainer, train_step
 from .clock import Spread, Timeline, wait
 from .model import durations
@@ -108,4 +108,8 @@ def file_bytes(source: Any) -> int | None:
     if not isinstance(source, Files):
         return None
     looked_at = range(0, len(source), max(1, len(source) // LOOKED_AT))
-    return sum(len(source.read(index)) for index in looked_at) // len(looked_at)
+    sizes = []
+    for index in looked_at:
+        with suppress(BadImage):
+            sizes.append(len(source.read(index)))
+    return sum(sizes) // len(sizes) if sizes else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..complaints import complaints
+from ..data.cores import cores
 from ..errors import RecipeError
 from ..settings.formulas import Formulas
 from .output import note
@@ -156,8 +156,3 @@ def numbered(text: str) -> list[int]:
     if not found or min(found) < 0:
         raise RecipeError(f"--categories={text}: must be a number of categories, a range A-B or a list A,B,...")
     return found
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

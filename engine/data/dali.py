@@ -7,7 +7,6 @@ what DALI fails at, is decoded by Pillow and handed on as bare pixels, or replac
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..vocabulary import View
+from .cores import cores
 from .crops import Crops, Spent, Task
 from .dali_pipeline import Inputs, Machine, Pipeline, inputs, reason
 from .prepare import BARE, Prepared, Preparer
@@ -46,7 +46,7 @@ class Dali:
         self.preparer, self.hardware = Preparer(source, views, seed), hardware
 
     def carry(self, tasks: Iterable[Task], workers: int, device: torch.device) -> Flow:
-        threads = workers or len(os.sched_getaffinity(0))
+        threads = workers or cores()
         return Flow(self.preparer, tasks, workers, Machine(device, threads, self.hardware, self.at_once))
 
 

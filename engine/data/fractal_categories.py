@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..settings.formulas import Formulas
+from .cores import cores
 from .ifs import Formula, read_formulas, shipped
 
 SEED = 1  # of FractalDB's own categories
@@ -52,5 +53,5 @@ def search(folder: Path, count: int) -> None:
             told = done * 10 // count
             log.info("%d of %d categories", done, count)
 
-    began.run(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, advance)
+    began.run(cores(), advance)
     log.info(began.told())

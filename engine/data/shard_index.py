@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cores import cores
 from .index import SETTLED_NS, cache_file, keep
 from .samples import CHANGED, Ints, Shard, listed
 
@@ -89,12 +90,12 @@ def state(path: Path) -> tuple[int, int]:
 def list_all(paths: list[str]) -> Iterator[Shard]:
     """The shards in their order, many at a time: each header must be waited for before the next is known."""
     groups = [paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(cores, len(groups)) < 2:
+    most = min(cores(), len(groups))
+    if most < 2:
         return chain.from_iterable(map(listed_together, groups))
     from .workers import Stream
 
-    return chain.from_iterable(Stream[list[Shard]](listed_together, groups, min(cores, len(groups))))
+    return chain.from_iterable(Stream[list[Shard]](listed_together, groups, most))
 
 
 def listed_together(paths: list[str]) -> list[Shard]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
+from .cores import cores
 from .crops import Spent
 
 TOO_LONG = 0.05  # share of a step
@@ -53,11 +53,11 @@ class Stages:
 
     def knob(self, name: str) -> str:
         """What to turn."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        here = cores()
         more = (
-            f"data.workers={min(cores, max(1, 2 * self.workers))}"
-            if self.workers < cores
-            else f"more cores than the {cores} there are"
+            f"data.workers={min(here, max(1, 2 * self.workers))}"
+            if self.workers < here
+            else f"more cores than the {here} there are"
         )
         smaller = "files cut down before (engine shards build --short-side 256)"
         return {
