@@ -27,6 +27,7 @@ def draw(trainer: Trainer, folder: Path, reporter: Reporter) -> None:
         workers=0,
         device=trainer.device,
         max_bad=1.0,
+        bad=trainer.bad,
     )
     for batch in islice(loader, 1):
         for name, picture in trainer.method.pictures(batch).items():

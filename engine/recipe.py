@@ -21,6 +21,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 SECTIONS: dict[str, type[Section]] = {"encoder": Encoder, "data": Data, "optim": Optim, "run": Run}
 WITHOUT_INFLUENCE = {  # no weight depends on them, so they may change while a run goes on
     "name",
+    "data.max_bad",
     "data.workers",
     "data.fractal_cache",
     "run.cuda_graph",

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -42,6 +43,7 @@ class RunFolder:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RecipeError(f"{self.path}: another process is training here; choose another --out") from None
+        ours_alone(self.lock)
         return self
 
     def status(self, state: str, **more: Any) -> None:
@@ -152,6 +154,18 @@ def state(folder: Path) -> str | None:
         return str(json.loads((folder / "status.json").read_text())["state"])
     except (OSError, ValueError, KeyError):
         return None
+
+
+def ours_alone(file: IO[str]) -> None:
+    """No process that is forked from here has it open: a worker outlives a run that was killed by some seconds, and
+    would keep the lock from the run that goes on."""
+    known = weakref.ref(file)
+
+    def close() -> None:
+        if (file := known()) is not None:
+            file.close()
+
+    os.register_at_fork(after_in_child=close)
 
 
 def is_held(folder: Path) -> bool:

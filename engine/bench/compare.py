@@ -30,7 +30,7 @@ def compare(recipe: Recipe, names: Sequence[str], request: Request) -> list[Figu
     """
     found = {name: hand_or_reason(name, recipe, request) for name in names}
     hands = [hand for hand in found.values() if isinstance(hand, Hand)]
-    request.say(f"steps in turn: about {request.patience.seconds * len(hands):g} s")
+    request.say(f"steps in turn: {request.patience.told(len(hands))}")
     for _ in range(min((hand.count for hand in hands), default=0)):
         for hand in hands:
             hand.timed()

@@ -50,7 +50,7 @@ def measure(trainer: Trainer, request: Request) -> Figures:
     found: Figures = {"rates": {}}
     for part in RATES:
         if part in request.parts:
-            request.say(f"{RATES[part]}: about {request.patience.seconds:g} s")
+            request.say(f"{RATES[part]}: {request.patience.told()}")
             reset_peak(trainer.device)
             MEASURED[part](trainer, request.patience, found)
     found["input"] = moved(trainer, found["rates"])

@@ -21,6 +21,12 @@ class Patience:
     seconds: float = 8.0
     steps: int | None = None
 
+    def told(self, times: int = 1) -> str:
+        """How long it will be, for people."""
+        if self.steps is None:
+            return f"about {self.seconds * times:g} s"
+        return f"{self.steps * times} step{'' if self.steps * times == 1 else 's'}"
+
     def warm(self, step: Callable[[], Any], device: torch.device) -> int:
         """Take the first steps, which compile and fill caches, and one more; returns how many to measure."""
         step()

@@ -14,7 +14,7 @@ from ..recipe import Recipe
 from ..train import Trainer
 from .compare import compare
 from .measurement import Figures, Request, measure, trainer_of
-from .sweep import find_batch, sweep
+from .sweep import find_batch, refuse, sweep
 from .trace import trace
 
 SCHEMA = 1
@@ -34,6 +34,8 @@ class Wishes:
 
 def bench(recipe: Recipe, wishes: Wishes) -> Figures:
     """All that was asked for, as what `--json` prints and `--record` keeps."""
+    if wishes.find_batch:
+        refuse(recipe)
     found = about(recipe, wishes.command)
     if not (wishes.batches or wishes.compare or wishes.find_batch):
         trainer = trainer_of(recipe)

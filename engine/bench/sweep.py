@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import DataError
+from ..device import pick_device
+from ..errors import DataError, MissingBackend
 from ..recipe import Recipe
 from ..train import Trainer, train_step
 from .clock import Spread, wait
@@ -14,7 +15,10 @@ from .model import durations
 from .patience import Patience
 from .synthetic import steps
 
-ON_A_CPU = "not searched on a CPU, whose memory is the machine's: a batch too large would end other programs"
+ON_A_CPU = (
+    "--find-batch: needs a GPU; on a CPU memory is the machine's, and a batch too large would end other programs. "
+    "--batch N,N,... measures sizes that you know to fit"
+)
 FINE = 32  # the search ends when the next batch would be larger by less than one part in so many
 LARGEST = 2**20
 
@@ -42,16 +46,20 @@ def sweep(recipes: Iterable[Recipe], request: Request) -> list[Figures]:
     return rows
 
 
+def refuse(recipe: Recipe) -> None:
+    """MissingBackend where no batch can be searched for."""
+    if pick_device(recipe.run.device).type == "cpu":
+        raise MissingBackend(ON_A_CPU)
+
+
 def find_batch(recipe: Recipe, request: Request) -> Figures:
     """The largest batch whose steps fit on the GPU, by doubling and halving, and how fast it is."""
     plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"cuda_graph": False})})
     trainer = trainer_of(plain)
-    if trainer.device.type == "cpu":
-        return {"batch": None, "why": ON_A_CPU}
     unit = recipe.data.classes_per_batch or 1
     part = largest(trainer, max(unit, trainer.order.part // unit * unit), unit, request)
     if part is None:
-        return {"batch": None, "why": f"not even {unit} images at a time fit"}
+        return {"batch": None, "why": f"no micro-batch fits, not even one of {unit}"}
     return {"batch": part * recipe.run.accumulate, **at(trainer, part, request.patience)}
 
 

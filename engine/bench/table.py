@@ -197,7 +197,7 @@ def largest(found: Figures) -> Rows:
     """The batch that a search found, or why there was none."""
     row = found["largest_batch"]
     if row["batch"] is None:
-        return Rows(("largest batch",), [(row["why"],)])
+        return Rows(("largest batch", ""), [("-", row["why"])])
     titles = ("largest batch", "images/s", "20 to 80 %", "ms a step", "peak memory")
     return Rows(titles, [(number(row["batch"]), *speed(row), memory(row))])
 
@@ -216,7 +216,7 @@ SECTIONS: dict[str, Callable[[Figures], Rows]] = {
 def number(value: float) -> str:
     """Three digits that say something, and no more.
 
-    >>> number(1234.5), number(56.78), number(0.01234), number(0)
-    ('1,234', '56.8', '0.0123', '0')
+    >>> number(1234.5), number(999.7), number(56.78), number(0.01234), number(0)
+    ('1,234', '1,000', '56.8', '0.0123', '0')
     """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

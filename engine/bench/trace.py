@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
@@ -12,6 +13,7 @@ from .patience import WARM_UP
 from .synthetic import steps
 
 STEPS = 3
+QUIET = "6"  # else the profiler tells on stderr that it starts and stops
 
 
 def trace(trainer: Trainer, file: Path) -> None:
@@ -22,6 +24,7 @@ def trace(trainer: Trainer, file: Path) -> None:
     for _ in range(WARM_UP):
         train_step(trainer, next(batches))
     wait(trainer.device)
+    os.environ.setdefault("KINETO_LOG_LEVEL", QUIET)
     with profile(activities=activities) as found:
         for _ in range(STEPS):
             train_step(trainer, next(batches))

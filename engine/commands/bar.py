@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..bench.table import number
 from .output import note
 
 Advance = Callable[[int], None]
@@ -31,7 +32,7 @@ class Rate(ProgressColumn):
     """How many a second."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+        return Text("" if task.speed is None else f"{number(task.speed)}/s")
 
 
 class Tenths:
@@ -48,4 +49,4 @@ class Tenths:
             self.told = tenth
             rate = (self.done - self.before) / max(1e-9, time.perf_counter() - self.began)
             left = timedelta(seconds=round((self.total - self.done) / rate))
-            note(f"{self.done:,} of {self.total:,} {self.what}, {rate:.3g}/s, {left} to go")
+            note(f"{self.done:,} of {self.total:,} {self.what}, {number(rate)}/s, {left} to go")

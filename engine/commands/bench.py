@@ -17,7 +17,7 @@ from ..bench import HANDS, RATES
 from ..errors import RecipeError
 from ..recipe import Recipe, load
 from .output import Json, as_json, note
-from .training import OVERRIDES, RECIPE, SHORT, less_memory, out_of_memory, refuse_options
+from .training import OVERRIDES, RECIPE, SHORT, less_memory, out_of_memory, refuse_options, tell_which
 
 SUFFIX = ".jsonl"
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,9 @@ def bench(
     recipe: Annotated[str, RECIPE],
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     short: Annotated[bool, SHORT] = False,
-    parts: Annotated[str, typer.Option(metavar=",".join(RATES), help="Which rates: any of these.")] = ",".join(RATES),
+    parts: Annotated[
+        str | None, typer.Option(metavar=",".join(RATES), help="Which rates: any of these. [default: each of them]")
+    ] = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N,...", help="A row for each batch size.")] = None,
     compare: Annotated[
         str | None, typer.Option(metavar=",".join(HANDS), help="The same step by two or all of these.")
@@ -61,16 +63,16 @@ def bench(
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace of a few steps.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a recipe's speed, part by part, and tell what limits it. Writes no run folder."""
+    """Tell how fast a recipe is, and what limits it. Writes no run folder."""
     refuse_options(context, overrides or [])
-    asked = {"parts": chosen("parts", parts, RATES), "compare": chosen("compare", compare, HANDS) if compare else ()}
-    if len(asked["compare"]) == 1:
-        raise RecipeError(f"--compare {compare}: must be two or three of {', '.join(HANDS)}")
+    refuse_words(overrides or [], record)
+    asked = {"parts": rates(parts), "compare": hands(compare)}
+    if parts is not None and batch is None and (compare is not None or find_batch):
+        raise RecipeError(f"--parts {parts}: would do nothing, as --compare and --find-batch take whole steps")
     refuse_places(record, trace)
     read = load(recipe, overrides or [], short or None)
     batches = tuple(load(recipe, [*(overrides or []), f"data.batch_size={n}"], short or None) for n in sizes(batch))
-    if read.short_reason:
-        note(f"short form of {read.name}, because {read.short_reason}; data.root=DIR measures the recipe itself")
+    tell_which(read, "form", "measures")
     with out_of_memory(f"{read.name}: {less_memory(read)}"):
         found = measured(read, asked, batches, find_batch, (seconds, steps), trace)
     if record:
@@ -115,6 +117,19 @@ def show(found: dict[str, Any], json: bool) -> None:
     shown(found)
 
 
+def rates(text: str | None) -> tuple[str, ...]:
+    """Of --parts."""
+    return (*RATES,) if text is None else chosen("parts", text, RATES)
+
+
+def hands(text: str | None) -> tuple[str, ...]:
+    """Of --compare: none, or more than one."""
+    found = () if text is None else chosen("compare", text, HANDS)
+    if len(found) == 1:
+        raise RecipeError(f"--compare {text}: must be two or three of {', '.join(HANDS)}")
+    return found
+
+
 def chosen(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
     """Names from a list, in their own order."""
     known = [*known]
@@ -134,6 +149,13 @@ def sizes(text: str | None) -> list[int]:
         if not word.isdecimal() or int(word) == 0:
             raise RecipeError(f"--batch {text}: {word!r} must be a number of images, as in --batch 64,128,256")
     return sorted({int(word) for word in words})
+
+
+def refuse_words(overrides: list[str], record: Path | None) -> None:
+    """A file meant for --record, which takes no other than these."""
+    for word in overrides:
+        if record is not None and "=" not in word and not word.startswith("~"):
+            raise RecipeError(f"{word}: must be key.sub=value; the file of --record is named *{SUFFIX}")
 
 
 def refuse_places(record: Path | None, trace: Path | None) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import DataError, RecipeError
 from ..recipe import find
-from .output import Json, as_json, as_table, note, rows
+from .output import Json, as_json, as_table, naming, note, rows
 from .training import RECIPE
 
 KINDS = ("recipes", "methods", "models", "kernels")
@@ -61,13 +61,20 @@ def check_data(
     root: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder of images or of shards, as data.root takes it.")
     ],
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images. [default: one a core]")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Decode every image of a folder; list the bad ones."""
-    from ..data.check import check_folder
+    from ..data.check import check, splits_of
+    from ..data.cores import cores
+    from .bar import progress
 
-    reports = check_folder(root, workers)
+    with naming("DIR"):
+        splits = splits_of(root)
+    with progress("images", sum(map(len, splits))) as advance:
+        reports = [check(split, cores() if workers is None else workers, advance) for split in splits]
     if json:
         as_json([asdict(report) for report in reports])
     else:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+
+from ..errors import DataError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 WIDE = 10_000  # columns of a pipe or a file, where no line should be wrapped
@@ -46,6 +49,24 @@ def plain(value: Any) -> str:
 def rows(found: list[dict[str, Any]], json_wanted: bool) -> None:
     """The same content in either form."""
     (as_json if json_wanted else as_table)(found)
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Mistakes of data.root are told of the argument that was given in its place."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("data.root:", f"{argument}:", 1)) from None
+
+
+def counted(count: int, what: str) -> str:
+    """Of regular nouns.
+
+    >>> counted(1, "shard"), counted(1200, "shard")
+    ('1 shard', '1,200 shards')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def note(text: str) -> None:

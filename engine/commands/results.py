@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .bar import progress
-from .output import Json, as_json, as_table, note
+from .output import Json, as_json, as_table, naming, note
 from .training import out_of_memory
 
 CHECKPOINT = typer.Argument(metavar="CHECKPOINT", help="A run folder, or a checkpoint step-NNNNNNN in one.")
@@ -54,7 +54,7 @@ def evaluate(
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Measure what an encoder has learned; also kept as evaluation-PROTOCOL.json in the run folder."""
+    """Measure what an encoder has learned. Also kept as evaluation-PROTOCOL.json in the run folder."""
     options = asked(
         overrides=tuple(overrides or ()) or None, features=features, variant=variant, views=views, epochs=epochs,
         half=half or None, seed=seed, out=out, batch_size=batch_size, workers=workers, device=device, limit=limit,
@@ -64,7 +64,8 @@ def evaluate(
         from ..evaluate import record
 
         shown = {} if protocol == "finetune" else {"progress": progress}
-        result = measure(checkpoint, data, protocol, **options, **shown)
+        with naming("--data" if data else "data.root"):
+            result = measure(checkpoint, data, protocol, **options, **shown)
         keep(record, result, checkpoint)
     show(result, json)
 
@@ -112,7 +113,8 @@ def embed(
         from ..evaluate.embed import embed as write
         from ..evaluate.subject import Options
 
-        written = write(checkpoint, data, out, Options(**options, progress=progress), split=split, format=format)
+        with naming("--data" if data else "data.root"):
+            written = write(checkpoint, data, out, Options(**options, progress=progress), split=split, format=format)
     if json:
         as_json({"file": str(written), "bytes": written.stat().st_size})
     else:

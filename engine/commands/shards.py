@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.cores import cores
 from ..errors import DataError, RecipeError
-from .fractal import Jobs, cores
-from .output import note
+from .fractal import Jobs
+from .output import counted, naming, note
+
+if TYPE_CHECKING:
+    from ..data.shard_build import Settings, ShardBuild
 
 app = typer.Typer(name="shards", help="Images in tar files: build, check.", no_args_is_help=True, rich_markup_mode=None)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of images, as data.root takes it.")]
@@ -19,6 +23,7 @@ Quality = Annotated[int | None, typer.Option(min=1, max=100, help="Of the JPEG o
 Samples = Annotated[int | None, typer.Option(min=1, help="Images of a shard. [default: 10000]")]
 Bytes = Annotated[int | None, typer.Option(min=1, help="Of the images of a shard at most, in place of --samples.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of the order of the images. [default: 0]")]
+MEND = "remove such parts and their files in checksums/, and the command that built them writes them again"
 NoShuffle = Annotated[bool, typer.Option("--no-shuffle", help="Keep the order of the folder.")]
 
 
@@ -29,7 +34,7 @@ def build(
 ) -> None:  # fmt: skip
     """Write a folder of images as WebDataset shards. The same command goes on with an interrupted build."""
     refuse(short_side, quality, samples, bytes, seed, no_shuffle)
-    from ..data.shard_build import BAD_FILES, Settings, ShardBuild, write
+    from ..data.shard_build import BAD_FILES, Settings, write
     from .bar import progress
 
     settings = Settings(
@@ -39,13 +44,27 @@ def build(
         bytes=bytes,
         seed=None if no_shuffle else seed or 0,
     )
-    plan = ShardBuild(folder, out, settings)
+    plan = planned(folder, out, settings)
     with progress("images", plan.total, plan.done) as advance:
         manifest = write(plan, jobs or cores(), advance)
     bad = manifest["bad"]
     left = f"; {bad:,} cannot be read and are left out, see {out / BAD_FILES}" if bad else ""
-    note(f"{manifest['images']:,} images in {manifest['parts']:,} shards{left}")
+    note(f"{counted(manifest['images'], 'image')} in {counted(manifest['parts'], 'shard')}{left}")
     typer.echo(out)
+
+
+def planned(folder: Path, out: Path, settings: Settings) -> ShardBuild:
+    """The build; DataError where the folder holds no images as files."""
+    from ..data.shard_build import ShardBuild
+    from ..data.source import kind_of
+
+    try:
+        with naming("DIR"):
+            return ShardBuild(folder, out, settings)
+    except DataError:
+        if kind_of(folder) != "shards":
+            raise
+        raise DataError(f"DIR: {str(folder)!r} holds shards already; must be a folder of images as files") from None
 
 
 @app.command()
@@ -53,7 +72,7 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `engine shards build` wrote.")],
     jobs: Jobs = None,
 ) -> None:
-    """Read every shard of a build again; list what is not as it was written."""
+    """Tell whether a build is what was written. Lists what is not."""
     from ..data.verify import checksums_of, faults, images
     from .bar import progress
 
@@ -63,8 +82,9 @@ def check(
     for line in found:
         typer.echo(line)
     if found:
-        raise DataError(f"{folder}: not what was written, in {len(found)} respects")
-    note(f"{sum(map(images, parts)):,} images in {len(parts):,} parts are as they were written")
+        raise DataError(f"{folder}: not what was written, in {counted(len(found), 'respect')}; {MEND}")
+    told = f"{counted(sum(map(images, parts)), 'image')} in {counted(len(parts), 'part')}"
+    note(f"{told}, as they were written")
 
 
 def refuse(

@@ -30,8 +30,7 @@ def run(
     """Train a recipe. The same command goes on with an interrupted run."""
     refuse_options(context, overrides or [])
     read = load(recipe, overrides or [], short or None)
-    if read.short_reason:
-        note(f"short run of {read.name}, because {read.short_reason}; data.root=DIR trains the recipe itself")
+    tell_which(read, "run", "trains")
     with out_of_memory(f"{read.name}: {less_memory(read)}"):
         from ..distributed import is_first
         from ..report import set_up_logging
@@ -41,6 +40,15 @@ def run(
         folder = train(read, out, resume)
     if is_first():
         typer.echo(folder)
+
+
+def tell_which(read: Recipe, form: str, does: str) -> None:
+    """Whether it is the short one, and images that were named in vain."""
+    if read.short_reason:
+        whole = "" if read.short_reason.startswith("--") else f"; data.root=DIR {does} the recipe itself"
+        note(f"short {form} of {read.name}, because {read.short_reason}{whole}")
+    if read.data.source == "fractal" and read.data.root is not None:
+        note(f"data.root={read.data.root}: not used, as data.source is fractal; data.source=folder or shards reads it")
 
 
 def validate(

@@ -54,7 +54,11 @@ class Build(ABC):
     @property
     def done(self) -> int:
         """Images of the parts that are complete."""
-        return sum(self.images(part) for part in range(self.parts) if self.checksums(part).exists())
+        return sum(self.images(part) for part in range(self.parts) if self.complete(part))
+
+    def complete(self, part: int) -> bool:
+        """Whether a part was written to its end and has not been removed since."""
+        return self.checksums(part).exists() and (self.out / self.name(part)).exists()
 
     def checksums(self, part: int) -> Path:
         """Written last: a part with this file is complete. Its first line is a comment with what is to be told."""
@@ -95,7 +99,7 @@ def write(build: Build, writer: Writer, jobs: int, tick: Ticks) -> list[dict[str
     cannot be written, with nothing of it left.
     """
     prepare(build)
-    missing = [part for part in range(build.parts) if not build.checksums(part).exists()]
+    missing = [part for part in range(build.parts) if not build.complete(part)]
     results: Stream[Part] = Stream(writer, missing, min(jobs, len(missing)) if jobs > 1 else 0)
     try:
         for _, result in zip(missing, results, strict=False):
@@ -114,7 +118,7 @@ def prepare(build: Build) -> None:
         if plan.exists():
             then = json.loads(plan.read_text())
             pairs = ((key, then.get(key), value) for key, value in build.plan.items() if then.get(key) != value)
-            changed = "; ".join(f"{key}: {before} then, {now} now" for key, before, now in pairs)
+            changed = "; ".join(f"{key}: {shown(before)} then, {shown(now)} now" for key, before, now in pairs)
             if changed:
                 raise RecipeError(f"{build.out}: holds another build ({changed}); choose another folder")
             return
@@ -162,6 +166,11 @@ def checksum(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def shown(value: Any) -> str:
+    """A setting, as people write it."""
+    return "none" if value is None else str(value)
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,7 @@ from vitkiln.engine.bench.clock import END, Spread, Timeline
 from vitkiln.engine.bench.measurement import Request, trainer_of
 from vitkiln.engine.bench.patience import Patience
 from vitkiln.engine.bench.synthetic import TURNS, steps, synthetic
-from vitkiln.engine.errors import DataError
+from vitkiln.engine.errors import DataError, MissingBackend
 from vitkiln.engine.recipe import load, shipped
 from vitkiln.engine.train import Trainer, train_step
 
@@ -240,7 +240,13 @@ def test_a_step_that_fits_is_tried_for_real_and_leaves_no_gradients():
 
 
 def test_on_a_cpu_no_batch_is_searched():
-    assert sweep.find_batch(recipe(), Request()) == {"batch": None, "why": sweep.ON_A_CPU}
+    with pytest.raises(MissingBackend, match="--find-batch: needs a GPU"):
+        sweep.refuse(recipe())
+
+
+@pytest.mark.parametrize(("steps", "times", "told"), [(None, 2, "about 16 s"), (3, 2, "6 steps"), (1, 1, "1 step")])
+def test_what_is_waited_for_is_told_as_it_was_asked_for(steps, times, told):
+    assert Patience(8.0, steps).told(times) == told
 
 
 def test_missing_data_are_a_data_error(tmp_path):

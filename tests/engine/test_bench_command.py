@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from vitkiln.engine import cli
 from vitkiln.engine.bench import measurement, table
@@ -124,9 +125,15 @@ def test_a_ratio_is_not_shown_where_the_loss_differs():
 
 
 def test_a_cpu_is_not_searched_for_the_largest_batch(engine):
-    code, out, _ = engine("tiny.yaml", "--find-batch")
-    assert code == 0
-    assert "not searched on a CPU" in out
+    code, out, err = engine("tiny.yaml", "--find-batch", "--batch", "8")
+    assert (code, out) == (4, "")
+    assert err.startswith("--find-batch: needs a GPU; ")  # at once, before anything is measured
+
+
+def test_why_no_batch_fits_is_never_cut_short(capsys):
+    rows = table.largest({"largest_batch": {"batch": None, "why": "no micro-batch fits, not even one of 64"}})
+    Console(width=40).print(table.table(rows))
+    assert " ".join(capsys.readouterr().out.split()).endswith("- no micro-batch fits, not even one of 64")
 
 
 def test_without_data_it_is_the_short_form_and_that_is_said(engine, tmp_path):
@@ -150,6 +157,9 @@ def test_without_data_it_is_the_short_form_and_that_is_said(engine, tmp_path):
         (("--batch", "7", "run.accumulate=2"), "data.batch_size=7: must be a multiple of run.accumulate=2"),
         (("--steps", "0"), "--steps"),
         (("--trase", "t.json"), "no such option --trase; did you mean --trace?"),
+        (("--record", "r.txt"), "r.txt: must be key.sub=value; the file of --record is named *.jsonl"),
+        (("--parts", "data", "--compare", "eager,vitkiln"), "--parts data: would do nothing, as --compare"),
+        (("--parts", "data", "--find-batch"), "--parts data: would do nothing, as --compare and --find-batch"),
         (("--trace", "nowhere/t.json"), "--trace nowhere/t.json: there is no folder nowhere"),
         (("--record", "nowhere/r.jsonl"), "--record nowhere/r.jsonl: there is no folder nowhere"),
         (("data.batchsize=4",), "did you mean batch_size?"),
@@ -206,6 +216,8 @@ def test_a_limit_tells_the_largest_part_and_how_data_compare():
     assert "60%" in told
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (0.123456, "0.123"), (999.4, "999"), (12345.6, "12,346")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (0.123456, "0.123"), (999.4, "999"), (999.7, "1,000"), (12345.6, "12,346")]
+)
 def test_figures_have_three_digits(value, text):
     assert number(value) == text

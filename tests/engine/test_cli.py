@@ -354,6 +354,21 @@ def test_the_first_line_says_why_a_run_is_short(engine, monkeypatch):
     assert err.startswith(expected)
 
 
+def test_images_that_a_run_does_not_read_are_told(engine, monkeypatch):
+    monkeypatch.setattr("vitkiln.engine.train.run", lambda recipe, out, resume: out)
+    _, _, err = engine("run", "dilemma", "--short", "data.root=/imagenet", "--out", "here")
+    assert err.splitlines() == [
+        "short run of dilemma, because --short was given",
+        "data.root=/imagenet: not used, as data.source is fractal; data.source=folder or shards reads it",
+    ]
+    assert engine("run", "dilemma", "data.root=/imagenet", "--out", "here")[2] == ""
+
+
+def test_a_folder_given_in_place_of_data_root_is_named_as_it_was_given(engine):
+    code, out, err = engine("check-data", "nowhere")
+    assert (code, out, err) == (3, "", "DIR: 'nowhere' does not exist; must be the folder of the images\n")
+
+
 @pytest.fixture
 def photos(tmp_path):
     """Two classes of two images, one of them broken."""
@@ -370,7 +385,9 @@ def test_check_data_lists_the_broken_images(engine, photos):
     code, out, err = engine("check-data", photos, "--workers", "0")
     assert code == DataError.code
     assert f"{photos}/dog/2.png: " in out
-    assert err == f"{photos}: 1 of 4 images cannot be used\n"
+    *progress, told = err.splitlines()
+    assert told == f"{photos}: 1 of 4 images cannot be used"
+    assert progress[-1].startswith("4 of 4 images, ")
     (report,) = json.loads(engine("check-data", photos, "--workers", "0", "--json")[1])
     assert (report["images"], report["readable"], len(report["bad"])) == (4, 3, 1)
 

@@ -309,7 +309,8 @@ def test_differences_name_the_key_and_both_values(written):
 def test_keys_without_influence_make_no_difference(written, key):
     section, name = key.split(".")
     value = getattr(getattr(load(written()), section), name)
-    changed = load(written(), [f"{key}={str(not value).lower() if isinstance(value, bool) else value + 1}"])
+    other = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value / 2
+    changed = load(written(), [f"{key}={str(other).lower()}"])
     assert changed != load(written())
     assert difference(load(written()), changed) == []
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from vitkiln.engine.evaluate import evaluate
 from vitkiln.engine.export import export, metadata
 from vitkiln.engine.plan_report import report
 from vitkiln.engine.recipe import load
+from vitkiln.engine.run_folder import RunFolder
 from vitkiln.engine.train import run
 
 TINY = {
@@ -314,3 +316,22 @@ def test_report_counts_what_is_there(tmp_path):
     assert (told["patches"], told["patches_seen"], told["negatives_per_anchor"]) == (16, 8, 7)
     assert told["effective_lr"] == pytest.approx(1e-3 * 8 / 256)
     assert told["budget"] == "12 steps"
+
+
+def stay(begun):
+    begun.set()
+    time.sleep(60)
+
+
+def test_workers_that_outlive_a_killed_run_do_not_keep_its_folder(tmp_path):
+    folder, context = RunFolder(tmp_path / "run").hold(), get_context("fork")
+    begun = context.Event()
+    worker = context.Process(target=stay, args=(begun,))
+    worker.start()
+    try:
+        assert begun.wait(20)
+        folder.lock.close()  # as the system does when the run is killed
+        RunFolder(tmp_path / "run").hold()
+    finally:
+        worker.kill()
+        worker.join()

@@ -70,6 +70,16 @@ def test_what_cannot_be_read_is_listed_once_in_the_run_folder(tmp_path: Path, wo
     assert "truncated" in reason.lower()
 
 
+def test_what_cannot_be_read_is_told_once_however_many_checkpoints_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = shards(tmp_path / "shards")
+    (root / "broken.tar").write_bytes(b"no archive")
+    trained(tmp_path, f"data.root={root}", "data.source=shards", "run.checkpoint_every=2", "data.val=null")
+    for name in ("broken.tar: ", "all.tar:0_002.jpg: "):
+        assert sum(name in record.getMessage() for record in caplog.records) == 1
+
+
 def test_shards_train_the_weights_that_files_train(tmp_path: Path) -> None:
     places = {"folder": folder(tmp_path / "images"), "shards": shards(tmp_path / "shards")}
     ended = {}

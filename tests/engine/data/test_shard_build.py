@@ -227,6 +227,15 @@ def test_the_number_of_jobs_changes_no_file(
     assert contents(tmp_path / "jobs1") == contents(tmp_path / "jobs2")
 
 
+def test_a_shard_that_was_removed_is_written_again(pictures: Write, tmp_path: Path) -> None:
+    root, out = pictures(), tmp_path / "out"
+    built(root, out, samples=8)
+    before = contents(out)
+    (out / "shard-000001.tar").unlink()
+    built(root, out, samples=8)
+    assert contents(out) == before
+
+
 def test_a_part_that_was_never_counted_is_written_again(pictures: Write, tmp_path: Path) -> None:
     root = pictures()
     built(root, tmp_path / "whole", samples=6)
