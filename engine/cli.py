@@ -14,6 +14,7 @@ from .commands import bench, fractal, looking, results, shards, training
 from .errors import EngineError, RecipeError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer brings its own click, or takes the installed one
+INTERRUPTED = 130  # exit code
 EPILOG = "Overrides: engine run dilemma data.root=/imagenet optim.lr=1e-4. Add --debug to any command for tracebacks."
 
 app = typer.Typer(
@@ -56,9 +57,11 @@ def call(arguments: list[str]) -> int:
     try:
         refuse_unknown([text for text in arguments if text != "--debug"])
         code = app([text for text in arguments if text != "--debug"], prog_name="engine", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's word for it, without a word to the user
+            return complain("interrupted", INTERRUPTED, debug)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return complain("interrupted", 130, debug)
+        return complain("interrupted", INTERRUPTED, debug)
     except UsageError as error:
         return complain(usage(error), 2, debug)
     except EngineError as error:

@@ -209,12 +209,12 @@ def test_debug_shows_the_traceback(engine, monkeypatch):
     assert "Traceback" in err
 
 
-def test_an_interrupt_exits_with_130(engine, monkeypatch):
+def test_an_interrupt_says_so_and_exits_with_130(engine, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vitkiln.engine.catalogue.models", interrupted)
-    assert engine("list", "models")[:2] == (130, "")
+    assert engine("list", "models") == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize(
