@@ -4,6 +4,7 @@ import logging
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,22 +39,22 @@ def test_a_warning_is_one_line_that_any_log_can_hold(tmp_path: Path, caplog: pyt
     assert told[0].startswith(r"a/\udcff.jpg: ")
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond twenty bytes."""
+    """No file may grow beyond twenty bytes: around a few lines only, as pytest writes to a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_told_once_and_the_run_goes_on(
-    tmp_path: Path, full_disk: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_is_told_once_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = listed(tmp_path / "bad_files.txt")
-    with caplog.at_level(logging.WARNING, "vitkiln"):
+    with caplog.at_level(logging.WARNING, "vitkiln"), full_disk():
         for name in ("1.jpg", "2.jpg", "3.jpg"):
             bad.add(name, "the file is empty")
     assert list(bad) == ["1.jpg", "2.jpg", "3.jpg"]
