@@ -54,9 +54,9 @@ class Ready(NamedTuple):
 class Ahead(HandOver):
     """The same, made up to `depth` batches ahead by a thread, on a GPU in one stream of its own.
 
-    Copies and colours then run beside the step before. What the step waits for is measured on both sides: on the
-    host, and in the GPU's queue by pairs of events, which are read when somebody asks and so cost no waiting. What
-    goes wrong in the thread is raised here.
+    Copies and colours then run beside the step before. On a GPU waiting is what its queue does between the end of
+    that step and a whole batch, measured by pairs of events, which are read when somebody asks and so cost nothing: a
+    host that waits while the GPU still works delays no step. What goes wrong in the thread is raised here.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device, depth: int = DEPTH):
@@ -90,13 +90,22 @@ class Ahead(HandOver):
                 return
 
     def take(self) -> Batch:
+        idle = self.mark()
         item = self.got()
         if isinstance(item, BaseException):
             self.put(item)  # for whoever asks again
             raise item
         if item.event is not None:
-            self.enqueue(item.batch, item.event)
+            self.enqueue(item.batch, item.event, idle)
         return item.batch
+
+    def mark(self) -> torch.cuda.Event | None:
+        """Where the GPU's queue ends by now: from there on it waits."""
+        if self.stream is None:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.stream.device))
+        return event
 
     def got(self) -> Ready | BaseException:
         """What comes next; an end where nothing will, after `close`."""
@@ -106,23 +115,25 @@ class Ahead(HandOver):
             if not self.thread.is_alive():
                 return StopIteration()
 
-    def enqueue(self, batch: Batch, whole: torch.cuda.Event) -> None:
+    def enqueue(self, batch: Batch, whole: torch.cuda.Event, idle: torch.cuda.Event | None) -> None:
         """Let the GPU, not the host, wait until the batch is whole; its memory is not used again before the step is
         done."""
         stream = torch.cuda.current_stream(batch.views[0].device)
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before.record(stream)
         stream.wait_event(whole)
-        after.record(stream)
-        self.waits.append((before, after))
+        ready = self.mark()
+        if idle is not None and ready is not None:
+            self.waits.append((idle, ready))
         for tensor in (*batch.views, batch.ids, batch.seed, batch.labels):
             if tensor is not None:
                 tensor.record_stream(stream)
 
     def waited(self) -> float:
+        host = super().waited()
+        if self.stream is None:
+            return host
         done = [pair for pair in self.waits if pair[1].query()]
-        self.waits = [pair for pair in self.waits if pair not in done]
-        return super().waited() + sum(before.elapsed_time(after) for before, after in done) / 1000
+        self.waits = self.waits[len(done) :]  # they end in their order
+        return sum(idle.elapsed_time(ready) for idle, ready in done) / 1000
 
     def close(self) -> None:
         """Wait for the thread, but not for ever: what it waits for may end only when its loader is closed."""
